@@ -1,0 +1,1 @@
+"""From a job file to Kubernetes manifests; no cluster access, no torch."""

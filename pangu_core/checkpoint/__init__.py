@@ -1,0 +1,1 @@
+"""Checkpoints: manifest, sharder, store, import and export."""

@@ -1,0 +1,1 @@
+"""The pods' commands, one module per verb."""

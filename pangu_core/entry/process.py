@@ -1,0 +1,82 @@
+"""The one way out of every entry process: errors become messages and exit codes here."""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel
+
+from pangu_core import loading, log
+from pangu_core.errors import EXIT_UNEXPECTED, ConfigError, PanguError, WorkspaceError
+from pangu_core.messages import Termination
+
+CONFIG_VARIABLE: Final = "PANGU_CONFIG"
+DEBUG_VARIABLE: Final = "PANGU_DEBUG"
+S = TypeVar("S", bound=BaseModel)
+logger = logging.getLogger(__name__)
+
+
+def run(verb: str, work: Callable[[], Termination | None]) -> int:
+    """Run an entry point's work; return its exit code and leave the termination message.
+
+    A ``PanguError`` is printed as its four parts, anything else as a traceback.
+    """
+    log.set_up(verb)
+    try:
+        message = work() or Termination(code=0)
+    except PanguError as error:
+        sys.stderr.write(f"error: {error}\n")
+        if os.environ.get(DEBUG_VARIABLE):
+            traceback.print_exc()
+        message = failure(error)
+    except OSError as error:
+        message = failure(as_workspace_error(error))
+        traceback.print_exc()
+    except Exception as error:  # the border: nothing may pass without a message
+        traceback.print_exc()
+        message = failure(error)
+    message.write()
+    return message.code
+
+
+def failure(error: BaseException) -> Termination:
+    """The termination message of an error."""
+    code = error.exit_code if isinstance(error, PanguError) else EXIT_UNEXPECTED
+    return Termination(
+        code=code,
+        error=type(error).__name__,
+        message=str(error),
+        traceback="".join(traceback.format_exception(error)),
+    )
+
+
+def as_workspace_error(error: OSError) -> WorkspaceError:
+    """A volume's failure in four parts: full, read-only, vanished."""
+    return WorkspaceError(
+        "workspace",
+        seen=f"{error.filename or 'volume'}: {error.strerror or error}",
+        rule="must accept reads and writes",
+        fix="free space on the volume or mend its mount, then run again",
+    )
+
+
+def read_config(cls: type[S], path: str | None = None) -> S:
+    """The pod's config file, named by ``path`` or by the environment.
+
+    Raises:
+        ConfigError: no file is named, or its content is wrong.
+    """
+    name = path or os.environ.get(CONFIG_VARIABLE)
+    if not name:
+        raise ConfigError(
+            CONFIG_VARIABLE,
+            seen="not set",
+            rule="must name this stage's config file",
+            fix="set it, or pass --config FILE",
+        )
+    documents: list[Any] = loading.read_yaml(Path(name))
+    return loading.load(cls, documents[0] if documents else {})

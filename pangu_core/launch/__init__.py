@@ -1,0 +1,1 @@
+"""One agent per pod: starts ranks, watches them, reports progress."""

@@ -1,0 +1,1 @@
+"""Tensor parallelism: collectives, layers, loss, random numbers."""

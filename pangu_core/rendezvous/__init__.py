@@ -1,0 +1,1 @@
+"""How agents agree on a round: protocol, store, client, torchrun handler."""
