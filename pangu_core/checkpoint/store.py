@@ -1,0 +1,243 @@
+"""A folder of training checkpoints: save, find the newest, step back, keep few.
+
+checkpoints/
+  owner.json           the run that writes here and its highest attempt: the fence
+  latest               JSON, for people and tools: step, folder, attempt
+  step-00000300/       whole, or not there at all
+  tmp-step-00000600-2-5c1f.../   being written; a dead attempt's is removed at the next save
+"""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pangu_core.checkpoint import durable
+from pangu_core.checkpoint.agreement import Failure, Gather, alone, attempt, together
+from pangu_core.checkpoint.manifest import Header, read_manifest
+from pangu_core.checkpoint.reader import Checkpoint
+from pangu_core.checkpoint.writer import Piece, commit, write_shard
+from pangu_core.config import RunIdentity
+from pangu_core.errors import CheckpointError, WorkspaceError
+
+OWNER_FILE: Final = "owner.json"
+LATEST_FILE: Final = "latest"
+_STEP_FOLDER: Final = re.compile(rf"(?:{durable.REPLACED_PREFIX})?step-(\d{{8,}})")
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A committed checkpoint."""
+
+    folder: Path
+    manifest_sha256: str
+
+
+class Store:
+    """The checkpoints of one run."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def claim(self, run: RunIdentity) -> None:
+        """Record that this attempt writes here from now on; older ones are shut out.
+
+        One process of the attempt calls it when training starts, and ``save`` does again.
+
+        Raises:
+            WorkspaceError: another run or a newer attempt owns the folder.
+        """
+        if self._check_owner(run) != run.attempt:
+            self.root.mkdir(parents=True, exist_ok=True)
+            owner = {"name": run.name, "uid": run.uid, "attempt": run.attempt}
+            durable.replace_json(self.root / OWNER_FILE, owner)
+
+    def save(
+        self,
+        step: int,
+        pieces: Sequence[Piece],
+        header: Header,
+        *,
+        vocabulary: Path | None = None,
+        gather: Gather = alone,
+        rank: int = 0,
+    ) -> Saved:
+        """Write a checkpoint; every rank of the world calls it with its own pieces.
+
+        The folder appears when all of it is on the disk; until then, and if any rank fails, the
+        checkpoints before stay as they are. A checkpoint of the same step is replaced.
+
+        Raises:
+            WorkspaceError: the volume is full or read-only, or a newer attempt owns the folder;
+                raised on every rank.
+            CheckpointError: the pieces do not make up the model; raised on every rank.
+        """
+
+        def first_rank_only(work: Callable[[], T]) -> T | None:
+            return together(lambda: work() if rank == 0 else None, gather)[0]
+
+        temporary = first_rank_only(lambda: self._begin(step, header.run))
+        assert temporary is not None
+        try:
+            shards = together(lambda: write_shard(temporary, rank, pieces), gather)
+
+            def finish() -> Saved:
+                self._check_owner(header.run)
+                final = self.root / f"step-{step:08d}"
+                slices = [stored for shard in shards for stored in shard]
+                digest = commit(
+                    temporary, final, header=header, step=step, slices=slices, vocabulary=vocabulary
+                )
+                latest = {"step": step, "folder": final.name, "attempt": header.run.attempt}
+                durable.replace_json(self.root / LATEST_FILE, latest)
+                return Saved(final, digest)
+
+            saved = first_rank_only(finish)
+        finally:
+            if rank == 0:
+                durable.remove_folder(temporary)  # renamed by now, if all went well
+        assert saved is not None
+        return saved
+
+    def candidates(self) -> Iterator[Path]:
+        """Folders that look whole, newest first; the others are named in the log."""
+        for folder in self._folders():
+            try:
+                read_manifest(folder)
+            except CheckpointError as error:
+                logger.warning("skipped %s: %s", folder.name, error)
+            else:
+                yield folder
+
+    def prune(self, keep: int) -> None:
+        """Remove all but the newest ``keep`` checkpoints; the final one always stays."""
+        for folder in list(self.candidates())[max(keep, 1) :]:
+            if not read_manifest(folder)[0].final:
+                durable.remove_folder(folder)
+
+    def has_folders(self) -> bool:
+        """Whether any checkpoint was ever committed here, damaged or not."""
+        return bool(self._folders())
+
+    def _folders(self) -> list[Path]:
+        """Committed folders, newest step first; one that was being replaced comes second."""
+        found = []
+        for path in self.root.iterdir() if self.root.is_dir() else ():
+            match = _STEP_FOLDER.fullmatch(path.name)
+            if match:
+                found.append((int(match[1]), path.name.startswith("step-"), path))
+        return [path for _, _, path in sorted(found, reverse=True)]
+
+    def _begin(self, step: int, run: RunIdentity) -> Path:
+        self.claim(run)
+        for leftover in self.root.glob(f"{durable.TEMPORARY_PREFIX}*"):
+            logger.info("removing %s, left by an unfinished save", leftover.name)
+            durable.remove_folder(leftover)
+        return durable.new_temporary(self.root, f"step-{step:08d}-{run.attempt}")
+
+    def _check_owner(self, run: RunIdentity) -> int:
+        """The highest attempt that the folder has seen, 0 if none."""
+        owner = _read_json(self.root / OWNER_FILE)
+        if owner is None:
+            return 0
+        if owner.get("uid") != run.uid:
+            raise WorkspaceError(
+                str(self.root),
+                seen=f"owned by run {owner.get('name')} ({owner.get('uid')})",
+                rule=f"run {run.name} ({run.uid}) must not write over another's checkpoints",
+                fix="give the job another name, or delete the old run's folder",
+            )
+        newest = int(owner.get("attempt", 0))
+        if newest > run.attempt:
+            raise WorkspaceError(
+                str(self.root),
+                seen=f"attempt {run.attempt}",
+                rule=f"a newer attempt ({newest}) owns this folder",
+                fix="nothing: this attempt was replaced and may end",
+            )
+        return newest
+
+
+def load_newest(
+    store: Store, load: Callable[[Checkpoint], T], *, gather: Gather = alone, rank: int = 0
+) -> T | None:
+    """Load the newest checkpoint that every rank can load; None if none was ever saved.
+
+    A damaged one is named in the log and all ranks step back to the one before together. All
+    ranks follow the first rank's list, so that none loads another step.
+
+    Raises:
+        CheckpointError: there are checkpoints, but none that can be trusted: the newest's error.
+        PanguError: something else failed on some rank; raised on every rank.
+    """
+
+    def listed() -> list[str]:
+        return [folder.name for folder in store.candidates()] if rank == 0 else []
+
+    first: Failure | None = None
+    for name in together(listed, gather)[0]:
+        result = attempt(lambda name=name: load(Checkpoint.open(store.root / name)))  # type: ignore[misc]
+        failures = [f for f in gather(result if isinstance(result, Failure) else None) if f]
+        if not failures:
+            assert not isinstance(result, Failure)
+            return result
+        first = first or failures[0]
+        for failure in failures:
+            if failure.kind is not CheckpointError:
+                raise failure.error()
+        logger.warning("cannot use %s, trying the one before: %s", name, failures[0].error())
+    if first is None and not any(together(store.has_folders, gather)):
+        return None
+    raise (
+        first.error()
+        if first
+        else CheckpointError(
+            str(store.root),
+            seen="only checkpoints whose manifest is missing or damaged",
+            rule="must hold one that can be trusted",
+            fix="restore one from a copy, or delete them to start again",
+        )
+    )
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that a path means: itself, or the newest in a folder of checkpoints.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if (path / "manifest.json").is_file():
+        return path
+    newest = next(Store(path).candidates(), None)
+    if newest is None:
+        raise CheckpointError(
+            str(path),
+            seen="no checkpoint",
+            rule="must be a checkpoint folder or a folder of checkpoints",
+            fix="check the path",
+        )
+    return newest
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """A small JSON object; None if the file is not there.
+
+    Raises:
+        WorkspaceError: it is there but cannot be read.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        value = error
+    if isinstance(value, dict):
+        return value
+    raise WorkspaceError(
+        str(path), seen=str(value), rule="must be a JSON object", fix="delete it if no job runs"
+    )
