@@ -1,0 +1,87 @@
+"""Phase and metav1 conditions of a job, derived from the rest of its status. Pure."""
+
+from dataclasses import replace
+
+from controller.observe import AttemptView, Observed
+from controller.status import JobStatus, Phase, Truth, with_condition
+
+Finding = tuple[Truth, str, str]  # status, reason, message
+
+
+def with_conditions(
+    status: JobStatus, observed: Observed, *, is_clear: bool, now: int
+) -> JobStatus:
+    """The status with phase and conditions that say what the rest of it means.
+
+    Args:
+        status: decided, but for phase and conditions.
+        observed: what it was decided from.
+        is_clear: no object of an attempt is left that has to go.
+        now: unix seconds.
+    """
+    live = status.attempt
+    view = observed.attempt(live.stage, live.number) if live else None
+    running = sum(p.phase == "Running" for p in view.pods) if view else 0
+    phase = _phase(status, running, is_suspended=observed.job.suspend, is_clear=is_clear)
+    status = replace(status, phase=phase)
+    findings: dict[str, Finding] = {
+        "Accepted": ("True", "Valid", ""),
+        "Running": _running(status, running),
+        "Progressing": _progressing(status, observed, view),
+        "Suspended": _suspended(status),
+        "Complete": _complete(status),
+        "Failed": _failed(status),
+    }
+    for kind, (truth, reason, message) in findings.items():
+        status = with_condition(status, kind, truth, reason=reason, message=message, now=now)
+    return status
+
+
+def _phase(status: JobStatus, running: int, *, is_suspended: bool, is_clear: bool) -> Phase:
+    if status.is_terminal:
+        return status.phase
+    if is_suspended:
+        return "Suspended" if is_clear else "Suspending"
+    if running or (status.attempt and status.phase == "Running"):
+        return "Running"
+    if not status.attempt and any(p.outcome in ("Failed", "Stopped") for p in status.history[-1:]):
+        return "Restarting"
+    return "Pending"
+
+
+def _running(status: JobStatus, running: int) -> Finding:
+    live = status.attempt
+    if live and running:
+        return "True", "PodsRunning", f"stage {live.stage}, attempt {live.number}"
+    return "False", status.phase if status.phase != "Running" else "PodsStarting", ""
+
+
+def _progressing(status: JobStatus, observed: Observed, view: AttemptView | None) -> Finding:
+    """Unknown where no launcher answers: one that cannot be reached proves nothing."""
+    live = status.attempt
+    if live is None:
+        hung = any(past.cause == "Hung" for past in status.history[-1:])
+        return "False", "Hung" if hung and not status.is_terminal else status.phase, ""
+    plan = next((p for p in observed.job.stages if p.name == live.stage), None)
+    if plan and not plan.needs_manifest:
+        return "True", "Working", f"stage {live.stage}"
+    if view is None or view.progress is None:
+        return "Unknown", "NoAnswer", "no launcher answers yet"
+    return "True", "Stepping" if view.progress.phase == "step" else "Working", ""
+
+
+def _suspended(status: JobStatus) -> Finding:
+    if status.phase == "Suspended":
+        return "True", "Suspended", "no pod is left"
+    return "False", "Stopping" if status.phase == "Suspending" else "NotSuspended", ""
+
+
+def _complete(status: JobStatus) -> Finding:
+    return ("True", "AllStagesDone", "") if status.phase == "Complete" else ("False", "NotYet", "")
+
+
+def _failed(status: JobStatus) -> Finding:
+    if status.phase != "Failed":
+        return "False", "NotFailed", ""
+    last = status.history[-1]
+    return "True", last.cause, f"stage {last.stage}, attempt {last.number}: {last.message}"

@@ -1,0 +1,194 @@
+"""What is seen of one job, as frozen views: the input of ``reconcile``.
+
+Objects come as plain dicts in the API server's form, so that a cluster and the local runtime are
+read by the same code.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from controller.status import JobStatus, from_rfc3339
+from k8s import names
+from pangu_core.messages import Progress, Termination
+
+MAIN_KINDS: Final = ("Job", "PyTorchJob")
+REPLICA_INDEX: Final = "training.kubeflow.org/replica-index"
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage as the job file asks for it."""
+
+    name: str
+    settings_hash: str = ""
+    needs_manifest: bool = False  # success is a checkpoint's manifest, not an exit of 0
+    min_pods: int = 1
+    tokens_per_step: int | None = None  # for the ETA
+
+
+@dataclass(frozen=True)
+class JobView:
+    """What reconcile has to know of the job file."""
+
+    name: str
+    uid: str
+    stages: tuple[StagePlan, ...]
+    generation: int = 1
+    suspend: bool = False
+    restart_limit: int = 5
+    restart_window_seconds: int = 3_600
+    pending_seconds: int | None = None
+    deadline_seconds: int | None = None
+    grace_seconds: int = 120
+    backoff_seconds: float = 10.0  # of the first retry; doubles
+    stall_seconds: float = 600.0  # second line of stall detection, behind the launcher's own
+
+
+@dataclass(frozen=True)
+class PodView:
+    """One pod of an attempt."""
+
+    name: str
+    uid: str
+    replica: str  # stays the same when the pod is replaced
+    phase: str  # Pending, Running, Succeeded, Failed
+    exit_code: int | None = None
+    reason: str = ""  # e.g. OOMKilled, Evicted
+    termination: Termination | None = None
+    message: str = ""  # a last word that is not one of ours
+    finished_at: int | None = None
+    deleting: bool = False
+    disrupted: bool = False  # evicted, preempted, or deleted before it ended
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it may still do something."""
+        return self.phase in ("Pending", "Running")
+
+
+@dataclass(frozen=True)
+class AttemptView:
+    """The objects of one attempt that exist."""
+
+    stage: str
+    number: int
+    has_main: bool = True  # its Job or PyTorchJob
+    succeeded: bool = False  # the main object's own condition
+    failed: bool = False
+    failure: str = ""  # why, in the main object's words
+    has_helpers: bool = False  # store and its Service
+    deleting: bool = False  # nothing is left to ask deletion for
+    pods: tuple[PodView, ...] = ()  # the store's pod is not among them
+    progress: Progress | None = None  # the launcher's answer; None: nobody answered
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the main object has ended."""
+        return self.succeeded or self.failed
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One moment of one job."""
+
+    job: JobView
+    status: JobStatus
+    attempts: tuple[AttemptView, ...] = ()
+
+    def attempt(self, stage: str, number: int) -> AttemptView | None:
+        """The view of one attempt, if any object of it exists."""
+        return next((a for a in self.attempts if (a.stage, a.number) == (stage, number)), None)
+
+
+def attempts_of(
+    objects: Iterable[Mapping[str, Any]], *, progress: Mapping[tuple[str, int], Progress]
+) -> tuple[AttemptView, ...]:
+    """Views of every attempt of which any object exists.
+
+    Args:
+        objects: manifests with status, of one job; those without our labels are left out.
+        progress: answers of launchers by (stage, attempt).
+    """
+    groups: dict[tuple[str, int], list[Mapping[str, Any]]] = defaultdict(list)
+    for item in objects:
+        marks = item["metadata"].get("labels", {})
+        if names.STAGE_LABEL in marks and names.ATTEMPT_LABEL in marks:
+            groups[marks[names.STAGE_LABEL], int(marks[names.ATTEMPT_LABEL])].append(item)
+    return tuple(
+        _attempt_view(key, items, progress.get(key)) for key, items in sorted(groups.items())
+    )
+
+
+def pod_view(pod: Mapping[str, Any]) -> PodView:
+    """The view of a Pod; of several containers the first counts."""
+    metadata, status = pod["metadata"], pod.get("status", {})
+    ended = _terminated(status)
+    text = ended.get("message", "")
+    finished_at = from_rfc3339(ended.get("finishedAt"))
+    return PodView(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        replica=metadata.get("labels", {}).get(REPLICA_INDEX, "0"),
+        phase=status.get("phase", "Pending"),
+        exit_code=ended.get("exitCode"),
+        reason=ended.get("reason") or status.get("reason", ""),
+        termination=Termination.from_json(text),
+        message=text,
+        finished_at=finished_at,
+        deleting="deletionTimestamp" in metadata,
+        disrupted=_is_disrupted(status) or _was_deleted_before(metadata, finished_at),
+    )
+
+
+def _attempt_view(
+    key: tuple[str, int],
+    items: list[Mapping[str, Any]],
+    progress: Progress | None,
+) -> AttemptView:
+    main = next((o for o in items if o["kind"] in MAIN_KINDS), None)
+    owners = [o for o in items if o["kind"] != "Pod"]
+    helpers = [o for o in items if _is_of_the_store(o)]
+    pods = [o for o in items if o["kind"] == "Pod" and o not in helpers]
+    conditions = main.get("status", {}).get("conditions", []) if main else []
+    true = {c["type"]: c for c in conditions if c["status"] == "True"}
+    failure = true.get("Failed", {})
+    return AttemptView(
+        stage=key[0],
+        number=key[1],
+        has_main=main is not None and "deletionTimestamp" not in main["metadata"],
+        succeeded="Complete" in true or "Succeeded" in true,
+        failed="Failed" in true,
+        failure=": ".join(t for t in (failure.get("reason"), failure.get("message")) if t),
+        has_helpers=any("deletionTimestamp" not in o["metadata"] for o in helpers),
+        deleting=all("deletionTimestamp" in o["metadata"] for o in owners or pods),
+        pods=tuple(pod_view(p) for p in pods),
+        progress=progress,
+    )
+
+
+def _is_of_the_store(item: Mapping[str, Any]) -> bool:
+    return bool(item["metadata"]["labels"].get(names.COMPONENT_LABEL) == names.STORE_CONTAINER)
+
+
+def _terminated(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    containers = status.get("containerStatuses", [])
+    ended: Mapping[str, Any] = (
+        containers[0].get("state", {}).get("terminated") if containers else {}
+    )
+    return ended or {}
+
+
+def _is_disrupted(status: Mapping[str, Any]) -> bool:
+    kinds = {c["type"] for c in status.get("conditions", []) if c.get("status") == "True"}
+    return "DisruptionTarget" in kinds or status.get("reason") == "Evicted"
+
+
+def _was_deleted_before(metadata: Mapping[str, Any], finished_at: int | None) -> bool:
+    """Whether deletion was asked for before the pod ended, not as a consequence of its end."""
+    stamp = from_rfc3339(metadata.get("deletionTimestamp"))
+    if stamp is None:
+        return False
+    asked_at = stamp - int(metadata.get("deletionGracePeriodSeconds", 0))
+    return finished_at is None or asked_at < finished_at
