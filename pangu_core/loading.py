@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
 from pangu_core.errors import ConfigError, shorten
 
@@ -97,6 +98,11 @@ def apply_overrides(values: Any, overrides: Iterable[str]) -> Any:
     return result
 
 
+def broken_rule(rule: str, fix: str) -> PydanticCustomError:
+    """What a field's validator raises, so that ``load`` can say where, and what to do."""
+    return PydanticCustomError("broken_rule", "{rule}", {"rule": rule, "fix": fix})
+
+
 def nearest(key: str, valid: Iterable[str]) -> str:
     """Advice for an unknown key: the closest valid one, or the list of them."""
     names = sorted(valid)
@@ -114,10 +120,11 @@ def _first_problem(
     cls: type[BaseModel], error: ValidationError, values: Any, prefix: str
 ) -> ConfigError:
     problem = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
+    location = _without_union_members(problem["loc"], values)
+    where = ".".join(str(part) for part in location)
     path = ".".join(part for part in (prefix, where) if part) or cls.__name__
     if problem["type"] == "extra_forbidden":
-        valid = _valid_keys(cls, problem["loc"][:-1])
+        valid = _valid_keys(cls, location[:-1])
         return ConfigError(
             path,
             seen=problem["input"],
@@ -126,9 +133,25 @@ def _first_problem(
         )
     if problem["type"] == "missing":
         return ConfigError(path, seen="nothing", rule="is required", fix="add it")
+    if problem["type"] == "broken_rule":
+        return ConfigError(path, seen=problem["input"], **problem["ctx"])
     return ConfigError(
         path, seen=problem["input"], rule=problem["msg"].lower(), fix="change the value"
     )
+
+
+def _without_union_members(location: tuple[int | str, ...], values: Any) -> tuple[int | str, ...]:
+    """The parts that lead through the values; pydantic also names the union's member tried."""
+    path: list[int | str] = []
+    for index, part in enumerate(location):
+        if isinstance(values, Mapping) and (part in values or index == len(location) - 1):
+            values = values.get(part)
+        elif isinstance(values, list) and isinstance(part, int):
+            values = values[part]
+        else:
+            continue
+        path.append(part)
+    return tuple(path)
 
 
 def _valid_keys(cls: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

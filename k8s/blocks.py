@@ -1,0 +1,249 @@
+"""The blocks that job and service files are made of. ``k8s.spec`` puts them together."""
+
+from pathlib import PurePosixPath
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from k8s.placement import Name, PodSettings, Quantity, Reference
+from pangu_core.config import (
+    PRESETS,
+    Activation,
+    DataSettings,
+    ModelConfig,
+    Positive,
+    Settings,
+)
+from pangu_core.loading import broken_rule
+
+REMOTE_SCHEMES: Final = ("https", "s3", "pvc")
+
+
+def is_remote(source: str) -> bool:
+    """Whether a source must be fetched before it can be read."""
+    return "://" in source
+
+
+def _inside_the_workspace(path: str) -> str:
+    pure = PurePosixPath(path)
+    if not path or pure.is_absolute() or ".." in pure.parts or is_remote(path):
+        raise broken_rule(
+            "must be relative to the workspace and stay inside it",
+            "copy the data into the workspace and name it from there",
+        )
+    return path
+
+
+def _readable_source(source: str) -> str:
+    if not is_remote(source):
+        return _inside_the_workspace(source)
+    if source.partition("://")[0] not in REMOTE_SCHEMES:
+        raise broken_rule(
+            "must be a path in the workspace, or start with https://, s3:// or pvc://",
+            "copy the data into the workspace and name it from there",
+        )
+    return source
+
+
+WorkspacePath = Annotated[str, AfterValidator(_inside_the_workspace)]
+Source = Annotated[str, AfterValidator(_readable_source)]
+
+
+class SecretName(Settings):
+    """A Secret of the job's namespace."""
+
+    secret_name: Name
+
+
+class Remote(Settings):
+    """What a block needs to reach another store."""
+
+    endpoint: str | None = None
+    """Address of an S3 service other than Amazon's."""
+    secret_ref: Reference | None = None
+    """Secret with its credentials."""
+
+
+class WorkspaceBlock(Settings):
+    """The volume that all stages share."""
+
+    claim_name: Name | None = None
+    """An existing claim."""
+    size: Quantity | None = None
+    """Size of a claim to make; it outlives the job."""
+    storage_class_name: Name | None = None
+    """Storage class of a claim to make; default: the cluster's."""
+    access_mode: Literal["ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"] = "ReadWriteMany"
+    """Access mode of a claim to make."""
+
+    @model_validator(mode="after")
+    def _named_or_made(self) -> Self:
+        if (self.claim_name is None) == (self.size is None):
+            raise broken_rule("must have exactly one of claimName, size", "keep one of them")
+        made_only = {"storage_class_name", "access_mode"} & self.model_fields_set
+        if self.claim_name is not None and made_only:
+            raise broken_rule(
+                "has storageClassName or accessMode, which are for a claim to make",
+                "remove them, or write size instead of claimName",
+            )
+        if self.access_mode == "ReadWriteOncePod":
+            raise broken_rule(
+                "accessMode must let more than one pod use the volume",
+                "use ReadWriteMany, or ReadWriteOnce for one node",
+            )
+        return self
+
+
+class ModelBlock(Remote):
+    """Which network: a preset or sizes, and weights to start from."""
+
+    preset: Literal["tiny", "350M", "2.6B", "13B"] | None = None
+    """Published sizes by name."""
+    from_: Annotated[Source | None, Field(alias="from")] = None
+    """Weights to start from: a path in the workspace, https://, s3:// or pvc://claim/path."""
+    num_layers: Positive | None = None
+    """Transformer layers, the query layer included."""
+    hidden_size: Positive | None = None
+    """Width of the residual stream."""
+    num_heads: Positive | None = None
+    """Attention heads; must divide hiddenSize."""
+    vocab_size: Positive | None = None
+    """Rows of the word table; default 40000."""
+    sequence_length: Positive | None = None
+    """Rows of the position table; default 1024."""
+    layer_norm_epsilon: Annotated[float, Field(gt=0)] | None = None
+    """Default 1e-5."""
+    activation: Activation | None = None
+    """Default gelu_tanh."""
+    init_std: Annotated[float, Field(gt=0)] | None = None
+    """Standard deviation of fresh weights; default 0.02."""
+
+    @property
+    def sizes(self) -> ModelConfig | None:
+        """The network's sizes; None: those of the weights to start from."""
+        given = {
+            name: value
+            for name in ModelConfig.model_fields
+            if (value := getattr(self, name)) is not None
+        }
+        if self.preset is not None:
+            return PRESETS[self.preset].model_copy(update=given)
+        return ModelConfig(**given) if given else None
+
+    @model_validator(mode="after")
+    def _says_which_network(self) -> Self:
+        required = ("num_layers", "hidden_size", "num_heads")
+        sizes = (*required, "vocab_size", "sequence_length")
+        given = {name for name in ModelConfig.model_fields if getattr(self, name) is not None}
+        if self.preset is not None and given.intersection(sizes):
+            raise broken_rule("must not have both a preset and sizes", "keep one of them")
+        if self.preset is None and given and not given.issuperset(required):
+            raise broken_rule(
+                "needs numLayers, hiddenSize and numHeads together", "add the missing ones"
+            )
+        if self.preset is None and not given and self.from_ is None:
+            raise broken_rule(
+                "says nothing about the network",
+                "add preset, from, or numLayers and the other sizes",
+            )
+        _ = self.sizes  # building them checks them
+        return self
+
+
+class WeightedInput(Settings):
+    """One of several inputs, with its share."""
+
+    path: Source
+    """Glob of text files."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Share of the samples, relative to the others'."""
+
+
+class DataBlock(Remote, DataSettings):
+    """Text to train on."""
+
+    input: Source | tuple[WeightedInput, ...]
+    """Glob of text files in the workspace, https://, s3:// or pvc://, or a list with weights."""
+    format: Literal["text", "jsonl", "chat"] = "text"
+    """text: documents separated by blank lines; jsonl: one JSON object a line; chat: messages."""
+    json_key: str = "text"
+    """Field of a JSON line that holds the document."""
+    split_sentences: bool = False
+    """One item per sentence rather than per document."""
+    append_eod: bool = True
+    """Append id 9 to every document, as pre-training did."""
+    workers: Positive | None = None
+    """Processes of the preprocessing; default: one per CPU."""
+    validation: Source | None = None
+    """Text for validation, instead of a part of the split."""
+    template: WorkspacePath | None = None
+    """Template that turns messages into text."""
+
+    @property
+    def settings(self) -> DataSettings:
+        """The part that training reads."""
+        return DataSettings(**{name: getattr(self, name) for name in DataSettings.model_fields})
+
+
+class SplitBlock(Settings):
+    """Sharded weights on disk; training reads any layout, so this is for other programs."""
+
+    always: bool = False
+    """Write the weights that training starts from as tensor-parallel shards."""
+    tensor_parallel: Positive | None = None
+    """Shards to write; default: train.tensorParallel."""
+
+
+class ExportBlock(Remote):
+    """Weights for another program, or elsewhere."""
+
+    to: Source | None = None
+    """Where to write; default: runs/NAME/export."""
+    format: Literal["pangu", "megatron", "huggingface", "npy"] = "pangu"
+    """Format to write."""
+    dtype: Literal["fp32", "bf16", "fp16"] | None = None
+    """Cast the weights; default: as they are."""
+
+
+class QueueBlock(Settings):
+    """Kueue."""
+
+    name: Name
+    """LocalQueue to wait in."""
+    priority_class: Name | None = None
+    """WorkloadPriorityClass."""
+
+
+class LimitsBlock(Settings):
+    """When to give up."""
+
+    pending_seconds: Positive | None = None
+    """Release the pods of an attempt that stays below its minimum for so long."""
+    deadline_seconds: Positive | None = None
+    """Fail the job after so long."""
+    gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    """Fail the job when it has used so much."""
+
+
+class NotifyBlock(Settings):
+    """A call when the job ends."""
+
+    url: Name
+    """Address that is sent the job's status."""
+    secret_ref: Reference | None = None
+    """Secret with the call's credentials."""
+
+
+class ServeBlock(Settings):
+    """A generation service; image, workspace and model come from elsewhere."""
+
+    replicas: Annotated[int, Field(ge=0)] = 1
+    """Pods."""
+    tensor_parallel: Positive = 1
+    """GPUs that share one copy of the model."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Arithmetic of the matrix products."""
+    api_keys: SecretName | None = None
+    """Secret whose values are the accepted keys; default: everyone may ask."""
+    pods: PodSettings = PodSettings()
+    """How its pods run."""

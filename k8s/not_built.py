@@ -1,0 +1,84 @@
+"""What the forms accept and this version cannot do yet, each refused by its name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from k8s.blocks import is_remote
+from pangu_core.config import Settings
+from pangu_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class NotBuilt:
+    """A field whose value, where ``applies``, asks for something that does not exist yet."""
+
+    path: str
+    applies: Callable[[Any], bool]
+    advice: str
+
+
+def _is_set(value: Any) -> bool:
+    return bool(value)
+
+
+def _is(*values: str) -> Callable[[Any], bool]:
+    return lambda value: value in values
+
+
+def _is_not(*values: str) -> Callable[[Any], bool]:
+    return lambda value: value not in values
+
+
+_COPY_IT: Final = "copy the files into the workspace and name them from there"
+NOT_BUILT: Final = (
+    NotBuilt("train.method", _is("lora"), "use full"),
+    NotBuilt("train.lora", _is_set, "use method: full"),
+    NotBuilt("train.precision", _is("fp16"), "use bf16 or fp32"),
+    NotBuilt("model.from", is_remote, _COPY_IT),
+    NotBuilt("model.endpoint", _is_set, _COPY_IT),
+    NotBuilt("model.secretRef", _is_set, _COPY_IT),
+    NotBuilt("data.input", lambda value: isinstance(value, list), "use one glob"),
+    NotBuilt("data.input", lambda value: isinstance(value, str) and is_remote(value), _COPY_IT),
+    NotBuilt("data.endpoint", _is_set, _COPY_IT),
+    NotBuilt("data.secretRef", _is_set, _COPY_IT),
+    NotBuilt("data.validation", _is_set, "take the validation text from data.split"),
+    NotBuilt("data.format", _is("chat"), "use text or jsonl"),
+    NotBuilt("data.template", _is_set, "use format text or jsonl"),
+    NotBuilt("export.to", is_remote, "write into the workspace and copy it from there"),
+    NotBuilt("export.endpoint", _is_set, "write into the workspace and copy it from there"),
+    NotBuilt("export.secretRef", _is_set, "write into the workspace and copy it from there"),
+    NotBuilt("export.format", _is_not("pangu"), "use pangu"),
+    NotBuilt("resumeFrom", _is_set, "run a job of the same name, which goes on by itself"),
+    NotBuilt("suspend", _is_set, "stop the run instead; it goes on where it stopped"),
+    NotBuilt("queue", _is_set, "remove it"),
+    NotBuilt("limits.gpuHours", _is_set, "remove it"),
+    NotBuilt("ttlSecondsAfterFinished", lambda value: True, "remove it"),
+    NotBuilt("notify", _is_set, "remove it"),
+    NotBuilt("serve", lambda value: True, "remove it"),
+)
+
+
+def refuse(spec: Settings) -> None:
+    """Refuse a form that asks for what is not built.
+
+    Raises:
+        ConfigError: with the field, its value, and what to use instead.
+    """
+    values = spec.dump()
+    for entry in NOT_BUILT:
+        value = _at(values, entry.path)
+        if value is not None and entry.applies(value):
+            seen = value if isinstance(value, (str, bool, int, float)) else "given"
+            raise ConfigError(
+                entry.path,
+                seen=str(seen).lower() if isinstance(seen, bool) else seen,
+                rule="is not built yet",
+                fix=entry.advice,
+            )
+
+
+def _at(values: Any, path: str) -> Any:
+    for key in path.split("."):
+        values = values.get(key) if isinstance(values, dict) else None
+    return values

@@ -1,0 +1,83 @@
+"""From a job to manifests. The only module that knows the template engine.
+
+Templates hold shape, Python holds logic. Every value goes through one filter, ``to_yaml``, so that
+no text a user writes can change the shape of a manifest.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+
+from k8s import names
+from k8s.context import claim_context, stage_context
+from k8s.spec import PanguJob
+from k8s.stages import Stage, find, plan
+from k8s.text import one_line, pretty
+from pangu_core import __version__
+from pangu_core.loading import parse_yaml
+
+Manifest = dict[str, Any]
+STORE_IMAGE: Final = f"pangu-controller:{__version__}"
+_TEMPLATES: Final = Path(__file__).parent / "templates"
+
+
+def render_job(job: PanguJob, *, store_image: str = STORE_IMAGE) -> list[Manifest]:
+    """All manifests of a job: its claim where one is to be made, and each stage's first attempt."""
+    claim = claim_context(job)
+    manifests = [] if claim is None else [_render("workspace_claim", vars(claim))]
+    for stage in plan(job):
+        manifests += render_stage(job, stage.name, store_image=store_image)
+    return manifests
+
+
+def render_stage(
+    job: PanguJob, name: str, attempt: int = 1, *, store_image: str = STORE_IMAGE
+) -> list[Manifest]:
+    """The manifests of one attempt of one stage, in the order in which they are created.
+
+    Raises:
+        ConfigError: the job has no such stage.
+    """
+    stage = find(job, name)
+    context = vars(
+        stage_context(
+            stage,
+            attempt=attempt,
+            config_text=pretty(stage.config(attempt).dump()),
+            store_image=store_image,
+        )
+    )
+    return [_render(template, context) for template in _templates_of(stage)]
+
+
+def _templates_of(stage: Stage) -> tuple[str, ...]:
+    if stage.is_training:
+        return ("config_map", "store_service", "store_deployment", "pytorch_job")
+    return ("config_map", f"{stage.name}_job")
+
+
+def _render(template: str, context: Manifest) -> Manifest:
+    text = _environment().get_template(f"{template}.yaml.j2").render(context)
+    manifest: Manifest = parse_yaml(text, template)[0]
+    return manifest
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(  # noqa: S701 - YAML, not HTML; to_yaml does the escaping
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["to_yaml"] = _to_yaml
+    environment.globals["names"] = names
+    return environment
+
+
+def _to_yaml(value: Any) -> str:
+    if isinstance(value, jinja2.Undefined):
+        str(value)  # raises, with the variable's name
+    return one_line(value)
