@@ -18,6 +18,7 @@ A pod's exit code is a message to whoever restarts it (docs/elasticity.md):
       Stopped          143   asked to stop, state saved
 """
 
+from functools import partial
 from typing import Any, Final
 
 EXIT_COMPLETE: Final = 0
@@ -46,6 +47,11 @@ class PanguError(Exception):
     def __str__(self) -> str:
         seen = self.seen if isinstance(self.seen, str) else repr(self.seen)
         return f"{self.subject}: {shorten(seen)}: {self.rule}; {self.fix}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors cross process borders; the default would pass the parts by position."""
+        parts = {"seen": self.seen, "rule": self.rule, "fix": self.fix}
+        return partial(type(self), self.subject, **parts), ()
 
 
 class ConfigError(PanguError):
