@@ -18,8 +18,6 @@ _POD_FIELDS: Final = (
     "serviceAccountName",
     "imagePullSecrets",
 )
-# Between the moment when a process must have ended and the kubelet's SIGKILL.
-_GRACE_MARGIN_SECONDS: Final = 5
 # The restart budget is the controller's; the launcher never runs out of rounds by itself.
 _UNBOUNDED_RESTARTS: Final = 1_000_000
 # Group of every process, so that volumes are writable whatever the user id.
@@ -71,7 +69,6 @@ class StageContext:
     volume_mounts: list[dict[str, Any]]
     shared_memory: str
     grace_seconds: int
-    process_grace_seconds: str
 
     store_name: str
     store_image: str
@@ -125,7 +122,6 @@ def stage_context(
         volume_mounts=values["volumeMounts"],
         shared_memory=pods.shared_memory,
         grace_seconds=pods.grace_period,
-        process_grace_seconds=str(pods.grace_period - _GRACE_MARGIN_SECONDS),
         store_name=names.store(job.name, stage.name, attempt),
         store_image=store_image,
         store_labels=names.labels(job.name, stage.name, attempt, names.STORE_COMPONENT),

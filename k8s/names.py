@@ -4,6 +4,7 @@ from typing import Final
 
 from pangu_core import errors, messages, workspace
 from pangu_core.entry import process
+from pangu_core.rendezvous import protocol
 
 GROUP: Final = "pangu-finetune.io"
 API_VERSION: Final = f"{GROUP}/v1alpha1"
@@ -37,7 +38,7 @@ STAGE_CONTAINER: Final = "pangu"
 STORE_CONTAINER: Final = "store"
 STORE_COMPONENT: Final = "store"
 
-STORE_PORT: Final = 29400
+STORE_PORT: Final = protocol.DEFAULT_PORT
 PROGRESS_PORT: Final = 8080
 STORE_PORT_NAME: Final = "store"
 PROGRESS_PORT_NAME: Final = "progress"

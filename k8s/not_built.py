@@ -50,7 +50,6 @@ NOT_BUILT: Final = (
     NotBuilt("export.secretRef", _is_set, "write into the workspace and copy it from there"),
     NotBuilt("export.format", _is_not("pangu"), "use pangu"),
     NotBuilt("resumeFrom", _is_set, "run a job of the same name, which goes on by itself"),
-    NotBuilt("suspend", _is_set, "stop the run instead; it goes on where it stopped"),
     NotBuilt("queue", _is_set, "remove it"),
     NotBuilt("limits.gpuHours", _is_set, "remove it"),
     NotBuilt("ttlSecondsAfterFinished", lambda value: True, "remove it"),
@@ -69,13 +68,8 @@ def refuse(spec: Settings) -> None:
     for entry in NOT_BUILT:
         value = _at(values, entry.path)
         if value is not None and entry.applies(value):
-            seen = value if isinstance(value, (str, bool, int, float)) else "given"
-            raise ConfigError(
-                entry.path,
-                seen=str(seen).lower() if isinstance(seen, bool) else seen,
-                rule="is not built yet",
-                fix=entry.advice,
-            )
+            seen = value if isinstance(value, (str, int, float)) else "given"
+            raise ConfigError(entry.path, seen=seen, rule="is not built yet", fix=entry.advice)
 
 
 def _at(values: Any, path: str) -> Any:

@@ -1,0 +1,64 @@
+"""The verbs that only read a job file: ``pangu validate`` and ``pangu render``."""
+
+from pathlib import Path
+
+import click
+
+from k8s.spec import PanguJob, PanguService, parse
+from k8s.stages import plan
+from pangu_core.errors import ConfigError
+
+FILE = click.argument("file", type=click.Path(path_type=Path))
+OVERRIDES = click.option(
+    "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override one field."
+)
+
+
+@click.command()
+@FILE
+@OVERRIDES
+def validate(file: Path, overrides: tuple[str, ...]) -> None:
+    """Check a job file and say what it would do."""
+    for each in parse(file, overrides):
+        if isinstance(each, PanguJob):
+            stages = ", ".join(stage.name for stage in plan(each))
+            click.echo(f"PanguJob {each.name}: valid; stages: {stages}")
+        else:
+            click.echo(f"PanguService {each.name}: valid")
+
+
+@click.command()
+@FILE
+@click.option("--stage", help="Print the manifests of one stage only.")
+@click.option(
+    "--attempt", type=click.IntRange(1), default=1, show_default=True, help="With --stage: which."
+)
+@OVERRIDES
+def render(file: Path, stage: str | None, attempt: int, overrides: tuple[str, ...]) -> None:
+    """Print the manifests of a job file, as YAML."""
+    # Loaded here, so that validate does not pay for the template engine.
+    from k8s.check import problems
+    from k8s.render import render_job, render_stage
+    from k8s.text import pretty_documents
+
+    manifests = []
+    for each in parse(file, overrides):
+        job = _as_job(each)
+        manifests += render_stage(job, stage, attempt) if stage else render_job(job)
+    found = problems(manifests)
+    if found:
+        raise ConfigError(
+            str(file), seen=found[0], rule="the manifests do not agree", fix="rename or remove it"
+        )
+    click.echo(pretty_documents(manifests), nl=False)
+
+
+def _as_job(each: PanguJob | PanguService) -> PanguJob:
+    if isinstance(each, PanguService):
+        raise ConfigError(
+            "kind",
+            seen=each.kind,
+            rule="is not built yet",
+            fix="use pangu generate on the checkpoint",
+        )
+    return each
