@@ -1,0 +1,389 @@
+"""The launcher's loop: join a round, run its ranks, watch them, obey the store, end with a reason.
+
+Decisions are elsewhere and pure (verdict.py, heartbeat.py, rendezvous/membership.py); this loop
+carries them out. docs/elasticity.md tells the whole story.
+"""
+
+import logging
+import signal
+import tempfile
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+from pangu_core.errors import (
+    EXIT_COMPLETE,
+    EXIT_STOPPED,
+    EXIT_UNEXPECTED,
+    RendezvousError,
+    StallError,
+)
+from pangu_core.launch.heartbeat import Pulse
+from pangu_core.launch.memory import oom_kills
+from pangu_core.launch.ranks import LocalRanks, environment_of, free_port
+from pangu_core.launch.settings import AgentSettings
+from pangu_core.launch.verdict import Verdict, judge
+from pangu_core.messages import Progress, Termination
+from pangu_core.rendezvous.client import Client
+from pangu_core.rendezvous.protocol import Beat, Outcome, Round, View
+
+EXIT_OOM: Final = 128 + signal.SIGKILL
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class StopRequest:
+    """Set by the entry point's signal handler; the one thing that a handler does."""
+
+    at: float | None = None
+
+    def set(self, *_: object) -> None:
+        """Note the first request."""
+        if self.at is None:
+            self.at = time.monotonic()
+
+
+@dataclass
+class _History:
+    """What outlives a round."""
+
+    left: int = 0
+    seen: int = 0
+    clean: bool = True
+    beats: int = 0
+    crashes: int = 0  # in a row, without a new step
+    crash_step: int = 0
+    pulse: Pulse = field(default_factory=lambda: Pulse(started_at=time.monotonic()))
+    restarts: Counter[str] = field(default_factory=Counter)
+
+
+class Agent:
+    """One launcher. ``run`` returns the pod's termination message."""
+
+    def __init__(self, settings: AgentSettings, client: Client, stop: StopRequest) -> None:
+        self._settings, self._limits = settings, settings.limits
+        self._client, self._stop = client, stop
+        self._history = _History()
+        self._ranks: LocalRanks | None = None
+        self._round: Round | None = None
+        self._port = free_port()
+        self._outcome: Outcome | None = None
+        self._leaving = False  # the pod was told to stop
+        self._draining = False  # the ranks were told that the gang changes
+        self._deadline: float | None = None  # when the ranks must be gone
+        self._oom_kills = 0
+        self._folder = Path()
+
+    def run(self) -> Termination:
+        """Take part until the attempt is over, or this pod's part in it."""
+        with tempfile.TemporaryDirectory(prefix="pangu-launch-") as folder:
+            self._folder = Path(folder)
+            try:
+                self._client.tell(self._beat())
+                while (end := self._tick()) is None:
+                    self._client.tell(self._beat())
+            finally:
+                if self._ranks:
+                    self._ranks.close()
+        self._say_goodbye(end)
+        return end
+
+    def report(self) -> Progress:
+        """The answer to /progress; called from the server's thread."""
+        ranks, current, history = self._ranks, self._round, self._history
+        pulse = ranks.pulses[0] if ranks and ranks.ranks else history.pulse
+        since = pulse.stepped_at
+        return Progress(
+            phase=pulse.phase if current else "wait",
+            step=pulse.step,
+            steps=pulse.steps,
+            loss=pulse.loss,
+            validation_loss=pulse.validation_loss,
+            tokens_per_second=pulse.tokens_per_second,
+            last_step_age_seconds=None if since is None else time.monotonic() - since,
+            round=current.number if current else history.left,
+            world_size=len(current.members) * self._settings.processes if current else 0,
+            restarts=dict(history.restarts),
+        )
+
+    # One turn of the loop
+
+    def _tick(self) -> Termination | None:
+        if self._ranks is None:
+            time.sleep(self._limits.tick)
+        else:
+            self._ranks.listen(self._limits.tick)
+        view = self._client.view
+        if view is not None:
+            self._history.seen = max(self._history.seen, view.number)
+        if self._stop.at is not None and not self._leaving:
+            return self._begin_leaving(self._stop.at)
+        if self._ranks is None:
+            return self._while_waiting(view)
+        return self._watch(self._ranks) or self._obey(view)
+
+    def _while_waiting(self, view: View | None) -> Termination | None:
+        if view and view.command == "exit" and view.outcome:
+            return _termination(view.outcome)
+        if self._client.silence_seconds > self._limits.store_away:
+            raise RendezvousError(
+                "rendezvous store",
+                seen=f"no answer for {self._client.silence_seconds:.0f} s",
+                rule="must answer while a node waits for a round",
+                fix="look at the store's pod and at what lies between",
+            )
+        offered = view.round if view and view.command == "start" else None
+        if offered and offered.number > self._history.left:
+            self._start(offered)
+        return None
+
+    def _start(self, gang: Round) -> None:
+        settings = self._settings
+        node = gang.members.index(settings.id)
+        environments = [
+            {
+                **environment_of(
+                    settings.environment,
+                    gang,
+                    node=node,
+                    processes=settings.processes,
+                    local_rank=local_rank,
+                ),
+                "PANGU_ERROR_FILE": str(self._folder / f"error-{local_rank}.json"),
+            }
+            for local_rank in range(settings.processes)
+        ]
+        logger.info("round %d: node %d of %d", gang.number, node, len(gang.members))
+        self._draining, self._deadline = False, None
+        self._oom_kills = oom_kills()
+        self._ranks = LocalRanks(settings.command, environments)
+        self._round = gang
+
+    def _begin_leaving(self, asked_at: float) -> Termination | None:
+        """Pass SIGTERM on; ranks that cannot hear it yet have nothing to save."""
+        self._leaving = True
+        self._deadline = asked_at + max(0.0, self._limits.grace - self._limits.grace_margin)
+        ranks = self._ranks
+        if ranks and all(pulse.is_reachable for pulse in ranks.pulses):
+            logger.info("asked to stop: the ranks save at the next step boundary")
+            ranks.send(signal.SIGTERM)
+            return None
+        clean = ranks is None
+        self._end_round(clean=clean, cause=None)
+        return self._stopped(clean=clean)
+
+    # Ranks
+
+    def _watch(self, ranks: LocalRanks) -> Termination | None:
+        """Act on what the ranks say and on how they end."""
+        for pulse in ranks.pulses:
+            if pulse.phase == "done" and pulse.manifest_sha256 and not self._outcome:
+                self._outcome = Outcome(
+                    code=EXIT_COMPLETE,
+                    step=pulse.step,
+                    loss=pulse.loss,
+                    output=pulse.output,
+                    manifest_sha256=pulse.manifest_sha256,
+                )
+                self._hurry(self._limits.finish)
+        oom = oom_kills() > self._oom_kills
+        verdict = judge(ranks.codes, ranks.errors(), done=self._is_done(), oom=oom)
+        if verdict.kind == "wait":
+            if any(code is not None for code in ranks.codes):
+                self._hurry(self._limits.drain)
+            return self._check_time(ranks)
+        return self._conclude(ranks, verdict)
+
+    def _conclude(self, ranks: LocalRanks, verdict: Verdict) -> Termination | None:
+        """End the round for the reason that the judge found."""
+        failure = self._failure(ranks, verdict)
+        if verdict.kind == "complete" and self._outcome:
+            return _termination(self._outcome)
+        if self._leaving:
+            self._end_round(clean=verdict.kind == "rejoin", cause=None)
+            return self._stopped(clean=verdict.kind == "rejoin", failure=failure)
+        if verdict.kind == "failed":
+            self._outcome = failure
+            self._end_round(clean=False, cause=None)
+            return _termination(failure)
+        if verdict.kind == "oom":
+            self._end_round(clean=False, cause=None)
+            return _termination(failure)
+        if verdict.kind == "crash":
+            logger.warning("rank %s: %s", failure.rank, failure.message)
+            return self._restart("crash", failure)
+        self._end_round(clean=verdict.kind == "rejoin", cause=_CAUSES[verdict.kind])
+        return None
+
+    def _failure(self, ranks: LocalRanks, verdict: Verdict) -> Outcome:
+        """The first failing rank's own words, or what its exit code says."""
+        local, current, pulses = verdict.local_rank or 0, self._round, ranks.pulses
+        node = current.members.index(self._settings.id) if current else 0
+        said = ranks.errors().get(local)
+        code = verdict.code or EXIT_UNEXPECTED
+        oom = verdict.kind == "oom"
+        return Outcome(
+            code=EXIT_OOM if oom else code if code > 0 else EXIT_UNEXPECTED,
+            error="OOMKilled" if oom else said.error if said else "RankDied",
+            message=said.message if said else _describe(ranks.codes[local]),
+            traceback=said.traceback if said else "",
+            rank=node * self._settings.processes + local,
+            step=max(pulse.step for pulse in pulses),
+            loss=pulses[local].loss,
+        )
+
+    def _check_time(self, ranks: LocalRanks) -> Termination | None:
+        """Kill ranks that missed their deadline, or that stalled."""
+        now = time.monotonic()
+        if self._deadline is not None:
+            if now < self._deadline:
+                return None
+            logger.warning("the ranks did not end in time: killed")
+            if self._is_done() and self._outcome:
+                return _termination(self._outcome)
+            self._end_round(clean=False, cause=None if self._leaving else "stuck")
+            return self._stopped(clean=False) if self._leaving else None
+        for local, pulse in enumerate(ranks.pulses):
+            limit = self._limits.stall.limit(pulse)
+            if pulse.silence_seconds(now) > limit:
+                return self._end_stall(ranks, local, limit)
+        return None
+
+    def _end_stall(self, ranks: LocalRanks, local: int, limit: float) -> Termination | None:
+        pulse = ranks.pulses[local]
+        said = f"no heartbeat for {limit:.0f} s in phase {pulse.phase}, after step {pulse.step}"
+        logger.warning("local rank %d: %s: stacks follow, then it is killed", local, said)
+        ranks.send(signal.SIGUSR2)
+        time.sleep(self._limits.dump)
+        failure = self._failure(ranks, Verdict("crash", local, StallError.exit_code))
+        outcome = Outcome(
+            **{**asdict(failure), "error": StallError.__name__, "message": said},
+        )
+        return self._restart("stall", outcome)
+
+    def _restart(self, cause: str, failure: Outcome) -> Termination | None:
+        """Take part in the next round, unless this happens again and again without a step."""
+        history = self._history
+        step = failure.step or 0
+        history.crashes = 1 if step > history.crash_step else history.crashes + 1
+        history.crash_step = max(step, history.crash_step)
+        self._end_round(clean=False, cause=cause)
+        if history.crashes < self._limits.crashes:
+            return None
+        message = f"{failure.message}; {history.crashes} times without a new step"
+        self._outcome = Outcome(**{**asdict(failure), "message": message})
+        return _termination(self._outcome)
+
+    def _end_round(self, *, clean: bool, cause: str | None) -> None:
+        """Kill what is left of the ranks and be ready for the next round."""
+        history = self._history
+        if self._ranks is not None and self._round is not None:
+            self._ranks.close()
+            history.pulse = max(self._ranks.pulses, key=lambda p: p.step)
+            history.beats += sum(p.beats for p in self._ranks.pulses)
+            history.left = self._round.number
+        if cause:
+            history.restarts[cause] += 1
+            logger.info("left round %d: %s", history.left, cause)
+        history.clean = clean
+        self._ranks, self._round, self._port = None, None, free_port()
+
+    def _hurry(self, seconds: float) -> None:
+        if self._deadline is None:
+            self._deadline = time.monotonic() + seconds
+
+    def _is_done(self) -> bool:
+        return self._outcome is not None and self._outcome.code == EXIT_COMPLETE
+
+    # The store
+
+    def _obey(self, view: View | None) -> Termination | None:
+        ranks = self._ranks
+        if ranks is None or view is None:
+            return None
+        if view.command == "exit" and view.outcome:
+            return self._finish(view.outcome)
+        if view.command == "stop":
+            return self._break_off(ranks)
+        # Before its first step a rank has no boundary to stop at, and perhaps no handler.
+        ready = all(pulse.is_reachable and pulse.phase != "start" for pulse in ranks.pulses)
+        if view.command == "drain" and ready and not (self._draining or self._leaving):
+            logger.info("the gang changes: the ranks leave at the next step boundary")
+            self._draining = True
+            self._hurry(self._limits.drain)
+            ranks.send(signal.SIGUSR1)
+        return None
+
+    def _break_off(self, ranks: LocalRanks) -> Termination | None:
+        """Kill the ranks of a broken round; one that died of an error of its own still tells."""
+        ranks.kill()
+        verdict = judge(ranks.codes, ranks.errors(), done=self._is_done(), oom=False)
+        if verdict.kind in ("failed", "complete"):
+            return self._conclude(ranks, verdict)
+        self._end_round(clean=False, cause="peer")
+        return self._stopped(clean=False) if self._leaving else None
+
+    def _finish(self, outcome: Outcome) -> Termination | None:
+        """The attempt is over: let the ranks end if it succeeded, else kill them."""
+        if outcome.code != EXIT_COMPLETE:
+            self._end_round(clean=False, cause=None)
+            return self._stopped(clean=False) if self._leaving else _termination(outcome)
+        self._outcome = self._outcome or outcome
+        self._hurry(self._limits.finish)
+        return None
+
+    def _beat(self) -> Beat:
+        settings, history = self._settings, self._history
+        pulses = self._ranks.pulses if self._ranks else []
+        return Beat(
+            gang=settings.gang,
+            rules=settings.rules,
+            id=settings.id,
+            address=settings.address,
+            port=self._port,
+            state="waiting" if not self._ranks else "leaving" if self._leaving else "running",
+            round=self._round,
+            left=history.left,
+            seen=history.seen,
+            clean=history.clean,
+            progress=history.beats + sum(pulse.beats for pulse in pulses),
+            outcome=self._outcome,
+        )
+
+    def _say_goodbye(self, end: Termination) -> None:
+        """Tell the store; a result must reach the nodes that wait, so try longer for that."""
+        done, limits = self._is_done(), self._limits
+        last = {**vars(self._beat()), "state": "gone", "round": None}
+        if end.code in (EXIT_OOM, RendezvousError.exit_code):
+            last["clean"] = False
+        patient = done and not self._leaving
+        seconds = limits.finish if patient else limits.farewell
+        if not self._client.say_gone(Beat(**last), wait_seconds=seconds):
+            logger.warning("the store did not hear this node's end")
+
+    def _stopped(self, *, clean: bool, failure: Outcome | None = None) -> Termination:
+        pulse = self._history.pulse
+        saved = "saved at a step boundary" if clean else "not saved: the last checkpoint holds"
+        return Termination(
+            code=EXIT_STOPPED,
+            error=failure.error if failure and not clean else "Stopped",
+            message=f"asked to stop; {saved}",
+            traceback=failure.traceback if failure and not clean else "",
+            step=pulse.step,
+            loss=pulse.loss,
+        )
+
+
+_CAUSES: Final = {"rejoin": "resize", "lost": "peer"}
+
+
+def _termination(outcome: Outcome) -> Termination:
+    return Termination(**asdict(outcome))
+
+
+def _describe(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return "ended without a committed result" if code == 0 else f"exit code {code}"

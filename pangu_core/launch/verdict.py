@@ -1,0 +1,56 @@
+"""What the ends of a node's ranks mean for its launcher. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pangu_core.errors import EXIT_REJOIN, EXIT_STOPPED, RendezvousError
+from pangu_core.messages import Termination
+
+# wait: some ranks still run, and that is as it should be
+# rejoin: all left at a step boundary
+# lost: peers on another node went away
+# crash: a rank was killed by a signal
+# oom: by the kernel, for memory
+# failed: a rank raised, or ended without a result
+# complete: all ended after the result was committed
+Kind = Literal["wait", "rejoin", "lost", "crash", "oom", "failed", "complete"]
+_LEFT = (EXIT_STOPPED, EXIT_REJOIN)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What happened, and the local rank that shows it."""
+
+    kind: Kind
+    local_rank: int | None = None
+    code: int | None = None
+
+
+def judge(
+    codes: Sequence[int | None], errors: Mapping[int, Termination], *, done: bool, oom: bool
+) -> Verdict:
+    """Judge exit codes by local rank; None: still running, negative: killed by that signal.
+
+    ``errors`` holds what ranks wrote before they failed: a rank that was killed while it died of
+    an error of its own still ends the attempt. ``done``: the result is committed; nothing that
+    happens afterwards can spoil it.
+    """
+    ended = {rank: code for rank, code in enumerate(codes) if code is not None}
+    running = len(ended) < len(codes)
+    if done:
+        return Verdict("wait" if running else "complete")
+    for rank in sorted(ended, key=lambda r: r not in errors):
+        code = errors[rank].code if rank in errors and ended[rank] < 0 else ended[rank]
+        if 1 <= code < 128:
+            return Verdict("failed", rank, code)
+    for rank, code in ended.items():
+        if code not in (0, RendezvousError.exit_code, *_LEFT):
+            return Verdict("oom" if oom else "crash", rank, code)
+    if RendezvousError.exit_code in ended.values():
+        return Verdict("lost")
+    if running:
+        return Verdict("wait")
+    if any(code in _LEFT for code in ended.values()):
+        return Verdict("rejoin")
+    return Verdict("failed", 0, 1)  # exit 0, but no result: success is the manifest
