@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
 from pathlib import Path
@@ -24,6 +25,15 @@ def new_temporary(parent: Path, name: str) -> Path:
     folder = parent / f"{TEMPORARY_PREFIX}{name}-{uuid.uuid4().hex[:12]}"
     folder.mkdir(parents=True)
     return folder
+
+
+def remove_temporaries(parent: Path, name: str = "") -> None:
+    """Remove what unfinished writers of ``name``, or of any name, left behind."""
+    wanted = re.compile(f"{TEMPORARY_PREFIX}{re.escape(name) or '.*'}-[0-9a-f]{{12}}")
+    for path in list(parent.iterdir()) if parent.is_dir() else ():
+        if wanted.fullmatch(path.name):
+            logger.info("removing %s, left by an unfinished writer", path)
+            remove_folder(path)
 
 
 def fsync_folder(folder: Path) -> None:

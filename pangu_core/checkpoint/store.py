@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 from pangu_core.checkpoint import durable
 from pangu_core.checkpoint.agreement import Failure, Gather, alone, attempt, together
-from pangu_core.checkpoint.manifest import Header, read_manifest
+from pangu_core.checkpoint.manifest import FILE_NAME, Header, read_manifest
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.writer import Piece, commit, write_shard
 from pangu_core.config import RunIdentity
@@ -135,9 +135,7 @@ class Store:
 
     def _begin(self, step: int, run: RunIdentity) -> Path:
         self.claim(run)
-        for leftover in self.root.glob(f"{durable.TEMPORARY_PREFIX}*"):
-            logger.info("removing %s, left by an unfinished save", leftover.name)
-            durable.remove_folder(leftover)
+        durable.remove_temporaries(self.root)
         return durable.new_temporary(self.root, f"step-{step:08d}-{run.attempt}")
 
     def _check_owner(self, run: RunIdentity) -> int:
@@ -205,13 +203,18 @@ def load_newest(
     )
 
 
+def holds_checkpoint(path: Path) -> bool:
+    """Whether a folder is a checkpoint or a folder of them, damaged or not."""
+    return (path / FILE_NAME).is_file() or Store(path).has_folders()
+
+
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint that a path means: itself, or the newest in a folder of checkpoints.
 
     Raises:
         CheckpointError: there is none.
     """
-    if (path / "manifest.json").is_file():
+    if (path / FILE_NAME).is_file():
         return path
     newest = next(Store(path).candidates(), None)
     if newest is None:

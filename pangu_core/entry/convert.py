@@ -1,0 +1,75 @@
+"""``pangu convert``: weights of another format made into a checkpoint."""
+
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from pangu_core.checkpoint.tensor_file import DTypeName
+from pangu_core.config import ConvertConfig, RunIdentity
+from pangu_core.entry import formats, process
+from pangu_core.entry.rewriting import (
+    dtype_option,
+    require_both,
+    run_stage,
+    source_argument,
+    target_argument,
+)
+from pangu_core.messages import Termination
+
+# Who writes when no job does.
+BY_HAND: Final = RunIdentity(name="by-hand", uid="by-hand")
+
+
+def convert_stage(stage: str) -> Termination:
+    """The pod's work of ``convert`` and ``export``: everything is in the config file."""
+    config = process.read_config(ConvertConfig)
+    return run_stage(
+        stage,
+        config,
+        lambda source, target: formats.convert(source, target, config, replace_old=True),
+    )
+
+
+def convert_by_hand(config: ConvertConfig, num_heads: int | None = None) -> Termination:
+    """A direct call: paths are the file system's own, and nothing is replaced."""
+    digest = formats.convert(Path(config.source), Path(config.target), config, num_heads=num_heads)
+    return Termination(code=0, output=config.target, manifest_sha256=digest)
+
+
+@click.command()
+@source_argument
+@target_argument
+@click.option("--from", "from_format", default="auto", help="Format of SOURCE.")
+@click.option("--to", "to_format", default="pangu", help="Format of TARGET.")
+@click.option("--heads", type=click.IntRange(min=1), help="Attention heads, if SOURCE is silent.")
+@dtype_option
+def main(
+    source: Path | None,
+    target: Path | None,
+    from_format: str,
+    to_format: str,
+    heads: int | None,
+    dtype: DTypeName | None,
+) -> None:
+    """Read the weights in SOURCE, of any format known, and write them to TARGET.
+
+    Without arguments everything comes from the stage's config file.
+    """
+    if source is None and target is None:
+        sys.exit(process.run("convert", lambda: convert_stage("convert")))
+    old, new = require_both(source, target)
+    config = ConvertConfig(
+        run=BY_HAND,
+        source=str(old),
+        target=str(new),
+        from_format=from_format,
+        to_format=to_format,
+        dtype=dtype,
+    )
+    sys.exit(process.run("convert", lambda: convert_by_hand(config, heads)))
+
+
+if __name__ == "__main__":
+    main()
