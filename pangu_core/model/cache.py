@@ -65,3 +65,8 @@ class KVCache:
             buffer[layer].transpose(1, 2)[place.rows_B1, place.positions_BT] = new.transpose(1, 2)
         keys, values = self.keys[layer], self.values[layer]
         return keys[:, :, : place.visible], values[:, :, : place.visible]
+
+    def keep(self, rows_B: torch.Tensor) -> None:
+        """Go on with these rows only, int64 indices in rising order."""
+        self.keys = self.keys[:, rows_B]
+        self.values = self.values[:, rows_B]

@@ -192,6 +192,7 @@ class PanguModel(nn.Module):
         documents_BT: torch.Tensor | None = None,
         dropout: DropoutKey | None = None,
         cache: KVCache | None = None,
+        last_B: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Run the network.
 
@@ -201,9 +202,10 @@ class PanguModel(nn.Module):
             documents_BT: segment number of each token; attention stays inside a segment.
             dropout: key of this pass in training; None switches dropout off.
             cache: earlier keys and values, which this pass extends at ``positions_BT``.
+            last_B: index of the one token per row whose logits are wanted; default all tokens.
 
         Returns:
-            Logits of this rank, [B, T, V/tp], padding columns included.
+            Logits of this rank, [B, T or 1, V/tp], padding columns included.
         """
         if positions_BT is None:
             positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
@@ -216,7 +218,10 @@ class PanguModel(nn.Module):
             x_BTC = layer(x_BTC, run)
         x_BTC = self.ln_f(x_BTC)
         query_BTC = self.query_embedding(positions_BT, self.compute_dtype)
-        return self.word_embedding.logits(self.query_layer(x_BTC, run, query_BTC))
+        x_BTC = self.query_layer(x_BTC, run, query_BTC)
+        if last_B is not None:
+            x_BTC = x_BTC[torch.arange(len(x_BTC), device=x_BTC.device), last_B][:, None]
+        return self.word_embedding.logits(x_BTC)
 
 
 class Table(nn.Module):
