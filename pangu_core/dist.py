@@ -119,6 +119,12 @@ def gather_over_world(value: T, place: Topology) -> list[T]:
     return values  # type: ignore[return-value]
 
 
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether an error of a collective means that another rank or its store went away."""
+    network = isinstance(error, dist.DistNetworkError | dist.DistBackendError)
+    return network or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
+
+
 def _axis(mesh: DeviceMesh, name: str) -> Axis:
     size = mesh[name].size()
     group = mesh.get_group(name) if size > 1 else None

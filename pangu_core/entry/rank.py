@@ -1,0 +1,69 @@
+"""What each training process runs: join the group, train, leave with an exit code."""
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from pangu_core import log
+from pangu_core.config import TrainConfig
+from pangu_core.dist import is_lost_peer, process_group, topology
+from pangu_core.entry.process import failure, read_config
+from pangu_core.errors import RendezvousError
+from pangu_core.training.heartbeat import Heartbeat
+from pangu_core.training.loop import Loop, Outcome
+from pangu_core.training.session import Session
+from pangu_core.training.signals import StopRequests
+
+ERROR_FILE_VARIABLE = "PANGU_ERROR_FILE"
+
+
+def main() -> int:
+    """Train; an error is left in the file that the launcher named."""
+    log.set_up(f"rank {os.environ.get('RANK', '0')}")
+    die_with_parent()
+    stop = StopRequests()
+    stop.listen()
+    try:
+        return train(stop).code
+    except Exception as error:  # the border: the launcher reads what is left here
+        traceback.print_exc()
+        if is_lost_peer(error):
+            os._exit(RendezvousError.exit_code)  # at once: ending the group would wait for peers
+        return _leave_message(error)
+
+
+def train(stop: StopRequests) -> Outcome:
+    """One round of training in this process."""
+    config = read_config(TrainConfig)
+    heartbeat = Heartbeat(config.train.steps)
+    heartbeat.beat("start")
+    with process_group():
+        session = Session.open(config, topology(config.train.tensor_parallel))
+        loop = Loop(
+            session,
+            stop=stop,
+            heartbeat=heartbeat,
+            round_number=int(os.environ.get("PANGU_ROUND", "0")),
+        )
+        return loop.run()
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the launcher dies: no rank outlives its pod's process."""
+    pr_set_pdeathsig = 1  # <linux/prctl.h>
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _leave_message(error: Exception) -> int:
+    message = failure(error)
+    path = os.environ.get(ERROR_FILE_VARIABLE)
+    if path:
+        Path(path).write_text(message.to_json(), encoding="utf-8")
+    return message.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""A rank's words to its launcher: one JSON line per phase and step, through an inherited pipe."""
+
+import json
+import os
+from typing import Any, Final
+
+HEARTBEAT_VARIABLE: Final = "PANGU_HEARTBEAT_FD"
+
+
+class Heartbeat:
+    """Writes heartbeat lines; silent where no launcher listens.
+
+    Args:
+        steps: optimizer steps in all, part of every line.
+    """
+
+    def __init__(self, steps: int) -> None:
+        value = os.environ.get(HEARTBEAT_VARIABLE)
+        self._descriptor = int(value) if value else None
+        self._last: dict[str, Any] = {"steps": steps}
+
+    def beat(self, phase: str, **values: Any) -> None:
+        """Say which phase begins; ``values`` stay part of later lines."""
+        self._last |= {"phase": phase, **values}
+        if self._descriptor is None:
+            return
+        try:
+            os.write(self._descriptor, json.dumps(self._last).encode() + b"\n")
+        except BrokenPipeError:  # the launcher is gone and will take this process along
+            self._descriptor = None

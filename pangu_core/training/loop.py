@@ -1,0 +1,205 @@
+"""The training loop of one rank: step, report, evaluate, save, and stop at a boundary."""
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from pangu_core.checkpoint.store import Saved
+from pangu_core.dist import sum_over_world
+from pangu_core.errors import EXIT_COMPLETE, EXIT_REJOIN, EXIT_STOPPED, TrainingError
+from pangu_core.parallel.rng import DropoutKey
+from pangu_core.training.heartbeat import Heartbeat
+from pangu_core.training.metrics import MetricsWriter, flops_per_token, utilisation
+from pangu_core.training.schedule import learning_rate
+from pangu_core.training.session import Session, relative_to_workspace
+from pangu_core.training.signals import StopRequests
+from pangu_core.training.state import Position
+from pangu_core.training.step import MicroBatch, StepResult, evaluate, train_step
+from pangu_core.workspace import RunPaths, resolve
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How this rank's training ended."""
+
+    code: int
+    step: int
+    loss: float | None = None
+    output: str | None = None  # the final checkpoint's folder, relative to the workspace
+    manifest_sha256: str | None = None
+
+
+class Loop:
+    """Runs the steps of one round.
+
+    Args:
+        session: what to train with.
+        stop: requests to stop, set by signal handlers.
+        heartbeat: the line to the launcher.
+        round_number: which round of the rendezvous this is; for the metrics only.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        stop: StopRequests,
+        heartbeat: Heartbeat,
+        round_number: int = 0,
+    ) -> None:
+        self.session = session
+        self.stop = stop
+        self.heartbeat = heartbeat
+        self.round_number = round_number
+        self.saved_step: int | None = None  # newest step that is on the disk
+        self.saved: Saved | None = None  # its folder, where this round wrote it
+        self.metrics: MetricsWriter | None = None
+        self.speed = _Speed()
+
+    def run(self) -> Outcome:
+        """Train to the last step, or to the boundary at which all ranks agree to stop."""
+        position = self.session.load()
+        self.saved_step = position.step or None
+        with self._open_metrics() as self.metrics:
+            self._write(
+                "start",
+                step=position.step,
+                steps=self.session.plan.steps,
+                round=self.round_number,
+                world_size=self.session.place.world_size,
+            )
+            return self._train(position)
+
+    def _train(self, position: Position) -> Outcome:
+        session, loss = self.session, None
+        while position.step < session.plan.steps:
+            batches = session.feed.training_batches(position.samples, session.place.dp)
+            num_tokens, terminated, regrouping = self._agree(batches)
+            if terminated or regrouping:
+                self._save(position)
+                code = EXIT_STOPPED if self.stop.must_go else EXIT_REJOIN
+                return Outcome(code, position.step, loss)
+            result = self._step(position, batches, num_tokens)
+            loss = result.loss
+            position = Position(
+                position.step + 1, position.samples + session.plan.global_batch_size
+            )
+            self._report(position, result)
+            self._evaluate_when_due(position)
+            if position.step % session.config.train.checkpoint.every_steps == 0:
+                self._save(position)
+        return self._complete(position, loss)
+
+    def _agree(self, batches: list[MicroBatch]) -> tuple[float, bool, bool]:
+        """One reduction a step: the global token count, and whether anyone was asked to stop."""
+        place = self.session.place
+        own = sum(float(batch.loss_mask.sum()) for _, batch in batches)
+        values = [own if place.tp.rank == 0 else 0.0, self.stop.must_go, self.stop.must_regroup]
+        tokens, terminated, regrouping = sum_over_world([float(v) for v in values], place)
+        return tokens, terminated > 0, regrouping > 0
+
+    def _step(self, position: Position, batches: list[MicroBatch], num_tokens: float) -> StepResult:
+        session, train = self.session, self.session.config.train
+        result = train_step(
+            session.replica,
+            batches,
+            num_tokens=num_tokens,
+            dropout=DropoutKey(train.seed, position.step + 1, 0),
+            rate=learning_rate(position.step + 1, train.optimizer, session.plan.steps),
+            clip_norm=train.optimizer.clip_grad_norm,
+        )
+        if not (abs(result.loss) < float("inf") and result.grad_norm < float("inf")):
+            raise TrainingError(
+                f"step {position.step + 1}",
+                seen=f"loss {result.loss}, gradient norm {result.grad_norm}",
+                rule="must be finite",
+                fix="lower train.optimizer.learningRate, or look at the samples of this step",
+            )
+        return result
+
+    def _report(self, position: Position, result: StepResult) -> None:
+        session = self.session
+        speed = self.speed.count(session.plan.tokens_per_step)
+        self.heartbeat.beat("step", step=position.step, loss=result.loss, tokens_per_second=speed)
+        train = session.config.train
+        if position.step % train.log_every_steps and position.step < session.plan.steps:
+            return
+        flops = flops_per_token(session.model_config, session.plan.sequence_length)
+        self._write(
+            "step",
+            step=position.step,
+            loss=result.loss,
+            learning_rate=learning_rate(position.step, train.optimizer, session.plan.steps),
+            grad_norm=result.grad_norm,
+            tokens_per_second=speed,
+            mfu=utilisation(speed, flops, session.place.world_size, session.place.device),
+            tokens=position.samples * session.plan.sequence_length,
+            epoch=session.feed.epoch(position.samples),
+            round=self.round_number,
+            world_size=session.place.world_size,
+        )
+
+    def _evaluate_when_due(self, position: Position) -> None:
+        session, settings = self.session, self.session.config.train.evaluate
+        is_last = position.step == session.plan.steps
+        if not session.feed.has_validation or (
+            position.step % settings.every_steps and not is_last
+        ):
+            return
+        self.heartbeat.beat("evaluate")
+        batches = session.feed.validation_batches(settings.batches, session.place.dp)
+        loss = evaluate(session.replica, batches)
+        self.heartbeat.beat("evaluate", validation_loss=loss)
+        self._write("evaluate", step=position.step, validation_loss=loss)
+        self.speed.restart()
+
+    def _save(self, position: Position) -> None:
+        """Save unless this very step is on the disk already."""
+        if position.step == 0 or self.saved_step == position.step:
+            return
+        self.heartbeat.beat("save")
+        begin = time.monotonic()
+        self.saved = self.session.save(position)
+        self.saved_step = position.step
+        self._write("save", step=position.step, seconds=time.monotonic() - begin)
+        self.speed.restart()
+
+    def _complete(self, position: Position, loss: float | None) -> Outcome:
+        """The final checkpoint's manifest is the proof of success."""
+        saved = self.saved if self.saved_step == position.step else None
+        if saved is None:
+            self.heartbeat.beat("save")
+            saved = self.session.save(position)
+        output = relative_to_workspace(saved.folder)
+        self.heartbeat.beat("done", output=output, manifest_sha256=saved.manifest_sha256)
+        return Outcome(EXIT_COMPLETE, position.step, loss, output, saved.manifest_sha256)
+
+    def _open_metrics(self) -> AbstractContextManager[MetricsWriter | None]:
+        if not self.session.place.is_first:
+            return nullcontext()
+        paths = RunPaths(self.session.config.run.name)
+        return MetricsWriter(resolve(paths.metrics), resolve(paths.tensorboard))
+
+    def _write(self, event: str, **values: Any) -> None:
+        if self.metrics is not None:
+            self.metrics.write(event, **values)
+
+
+class _Speed:
+    """Tokens per second of optimizer steps, smoothed; evaluation and saving do not count."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._seconds_per_token: float | None = None
+
+    def count(self, tokens: int) -> float:
+        now = time.monotonic()
+        latest = (now - self._since) / tokens
+        self._since = now
+        previous = self._seconds_per_token
+        self._seconds_per_token = latest if previous is None else 0.9 * previous + 0.1 * latest
+        return 1.0 / max(self._seconds_per_token, 1e-12)
+
+    def restart(self) -> None:
+        self._since = time.monotonic()

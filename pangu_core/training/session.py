@@ -1,0 +1,179 @@
+"""Everything one rank trains with, built once: model, optimizer, data, checkpoints."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import torch
+
+from pangu_core.checkpoint.manifest import Header, Layout
+from pangu_core.checkpoint.reader import Checkpoint
+from pangu_core.checkpoint.store import Saved, Store, find_checkpoint, load_newest
+from pangu_core.config import ModelConfig, TrainConfig
+from pangu_core.data.vocabulary import find_vocabulary
+from pangu_core.dist import Topology, gather_over_world
+from pangu_core.errors import ConfigError
+from pangu_core.model.gpt import Build, PanguModel
+from pangu_core.model.weights import initialise
+from pangu_core.training import optimizer as optimizing
+from pangu_core.training import state
+from pangu_core.training.feed import Feed
+from pangu_core.training.plan import Plan, settle
+from pangu_core.training.sharding import shard
+from pangu_core.training.state import Position
+from pangu_core.training.step import Replica
+from pangu_core.workspace import RunPaths, resolve, workspace_root
+
+COMPUTE_DTYPES: Final = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp64": torch.float64,
+}
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Session:
+    """The parts of one rank's training."""
+
+    config: TrainConfig
+    place: Topology
+    plan: Plan
+    replica: Replica
+    feed: Feed
+    store: Store
+    vocabulary: Path
+
+    @classmethod
+    def open(cls, config: TrainConfig, place: Topology) -> Self:
+        """Build all parts; weights are not loaded yet.
+
+        Raises:
+            ConfigError: the settings do not fit the model, or a file is missing.
+            DataError: the token files cannot be used.
+        """
+        store = Store(resolve(RunPaths(config.run.name).checkpoints))
+        sizes = _model_config(config)
+        plan = settle(config, sizes, _resolved_earlier(store))
+        feed = Feed.open(resolve(config.token_files), config.data, plan, config.train.seed)
+        model = PanguModel(sizes, _build(config, place)).to(place.device)
+        parameters = shard(model, place)
+        optimizer = optimizing.build(parameters, config.train.optimizer)
+        return cls(
+            config=config,
+            place=place,
+            plan=plan,
+            replica=Replica(model, parameters, optimizer, place),
+            feed=feed,
+            store=store,
+            vocabulary=find_vocabulary(config.tokenizer and resolve(config.tokenizer)),
+        )
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """Sizes of the network."""
+        return self.replica.model.config
+
+    def load(self) -> Position:
+        """The newest checkpoint that can be trusted, else the weights to start from.
+
+        Raises:
+            CheckpointError: there are checkpoints, but none that can be trusted.
+            WorkspaceError: another run or a newer attempt owns the folder.
+        """
+        if self.place.is_first:
+            self.store.claim(self.config.run)
+        position = load_newest(self.store, self._restore, gather=self._gather, rank=self.place.rank)
+        if position is None:
+            position = Position()
+            if self.config.init_from:
+                source = Checkpoint.open(find_checkpoint(resolve(self.config.init_from)))
+                state.restore_weights(source, self.replica.parameters, self.model_config)
+            else:
+                initialise(self.replica.model, self.config.train.seed)
+        optimizing.set_step(self.replica.optimizer, position.step)
+        return position
+
+    def save(self, position: Position) -> Saved:
+        """Write a checkpoint with all ranks, and drop those beyond the number to keep."""
+        header = Header(
+            model=self.model_config,
+            run=self.config.run,
+            layout=Layout(tp=self.place.tp.size, dp=self.place.dp.size),
+            samples=position.samples,
+            training={
+                "micro_batch_size": self.plan.micro_batch_size,
+                "sequence_length": self.plan.sequence_length,
+                "data": self.config.data.dump(),
+                "train": self.config.train.dump(),
+            },
+            final=position.step >= self.plan.steps,
+        )
+        saved = self.store.save(
+            position.step,
+            state.pieces(self.replica.parameters, self.replica.optimizer),
+            header,
+            vocabulary=self.vocabulary,
+            gather=self._gather,
+            rank=self.place.rank,
+        )
+        if self.place.is_first:
+            self.store.prune(self.config.train.checkpoint.keep)
+        return saved
+
+    def _restore(self, checkpoint: Checkpoint) -> Position:
+        return state.restore(
+            checkpoint, self.replica.parameters, self.replica.optimizer, self.model_config
+        )
+
+    def _gather(self, value: object) -> list[object]:
+        return gather_over_world(value, self.place)
+
+
+def relative_to_workspace(path: Path) -> str:
+    """A path as configs and messages write it."""
+    return path.relative_to(workspace_root()).as_posix()
+
+
+def _resolved_earlier(store: Store) -> int | None:
+    """The micro-batch size that this run's newest checkpoint was trained with."""
+    newest = next(store.candidates(), None)
+    if newest is None:
+        return None
+    size: int | None = Checkpoint.open(newest).manifest.training.get("micro_batch_size")
+    return size
+
+
+def _model_config(config: TrainConfig) -> ModelConfig:
+    """Sizes from the config, else from the checkpoint to start from."""
+    if config.model is not None:
+        return config.model
+    if config.init_from is None:
+        raise ConfigError(
+            "model",
+            seen="neither sizes nor weights",
+            rule="a network needs sizes",
+            fix="name a preset, give sizes, or name weights to start from",
+        )
+    return Checkpoint.open(find_checkpoint(resolve(config.init_from))).manifest.model
+
+
+def _build(config: TrainConfig, place: Topology) -> Build:
+    train = config.train
+    if train.precision not in COMPUTE_DTYPES:
+        raise ConfigError(
+            "train.precision",
+            seen=train.precision,
+            rule="is not built yet",
+            fix=f"use one of {', '.join(COMPUTE_DTYPES)}",
+        )
+    compute = COMPUTE_DTYPES[train.precision]
+    return Build(
+        axis=place.tp,
+        parameter_dtype=torch.promote_types(compute, torch.float32),
+        compute_dtype=compute,
+        attention_dropout=train.attention_dropout,
+        hidden_dropout=train.hidden_dropout,
+        recompute=train.recompute,
+    )

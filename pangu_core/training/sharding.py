@@ -1,0 +1,98 @@
+"""Spreads a model over the data axis and lists what this rank owns of every parameter.
+
+torch's FSDP2 moves the data; the optimizer, the norm and the checkpoint work on plain local
+tensors with known global slices, so they are the same with and without it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+from pangu_core import layout
+from pangu_core.checkpoint.reshard import held_part
+from pangu_core.dist import Topology
+from pangu_core.model.gpt import PanguModel
+
+
+@dataclass(frozen=True)
+class OwnedParameter:
+    """This rank's part of one parameter.
+
+    Attributes:
+        name: as in ``layout.parameter_names``.
+        shape: of the whole tensor.
+        part: the real rows held here, in whole coordinates; None if there are none.
+        source: the model's own parameter (a DTensor where the data axis is sharded).
+        local: the plain tensor that the optimizer trains; shares memory with ``source``.
+        is_counted: False on the ranks whose copy is a repetition of tensor rank 0's; such a
+            copy enters neither norms nor checkpoints.
+    """
+
+    name: str
+    shape: layout.Shape
+    part: layout.Slice | None
+    source: nn.Parameter
+    local: nn.Parameter
+    is_counted: bool
+
+    def real(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The rows of a tensor of ``local``'s shape that are no padding (a view)."""
+        assert self.part is not None
+        return tensor[tuple(slice(0, stop - start) for start, stop in self.part)]
+
+    def adopt_gradient(self) -> None:
+        """Hand the model's reduced gradient to the tensor that the optimizer trains."""
+        gradient = self.source.grad
+        if isinstance(gradient, DTensor):
+            gradient = gradient.to_local()
+        self.local.grad = gradient
+
+
+def shard(model: PanguModel, place: Topology) -> list[OwnedParameter]:
+    """Spread the model over the data axis, if that has more than one rank.
+
+    Gradients are summed over the axis, never averaged: the loss is already divided by the
+    global token count.
+    """
+    if place.dp.size > 1:
+        assert place.mesh is not None
+        for module in (*model.layers, model.query_layer, model):
+            fully_shard(module, mesh=place.mesh["dp"])
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1.0)
+                # Without it fp32 takes a reduction that gloo does not have.
+                module.set_force_sum_reduction_for_comms(True)
+    return [_owned(name, parameter, model, place) for name, parameter in model.named_parameters()]
+
+
+def set_gradient_sync(model: PanguModel, enabled: bool) -> None:
+    """Reduce gradients over the data axis after the next backward pass, or only add them up."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(enabled)
+        model.set_is_last_backward(enabled)
+
+
+def forget_gradients(parameters: Sequence[OwnedParameter]) -> None:
+    """Drop all gradients, before the first micro-batch of a step."""
+    for owned in parameters:
+        owned.source.grad = None
+        owned.local.grad = None
+
+
+def _owned(
+    name: str, parameter: nn.Parameter, model: PanguModel, place: Topology
+) -> OwnedParameter:
+    shape = layout.parameter_shape(name, model.config)
+    is_cut = layout.cut_dim(name) is not None
+    tp_rank = place.tp.rank if is_cut else 0
+    part = held_part(name, shape, place.tp.size, tp_rank, place.dp.size, place.dp.rank)
+    value = parameter.detach()
+    local = nn.Parameter(value.to_local()) if isinstance(value, DTensor) else parameter
+    return OwnedParameter(
+        name, shape, part, parameter, local, is_counted=is_cut or place.tp.rank == 0
+    )

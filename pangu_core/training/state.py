@@ -1,0 +1,82 @@
+"""Training state to checkpoint and back: weights, moments, step and sample counter."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pangu_core.checkpoint.manifest import MODEL, MOMENTS, Group, check_sizes, key_of
+from pangu_core.checkpoint.reader import Checkpoint
+from pangu_core.checkpoint.writer import Piece
+from pangu_core.config import ModelConfig
+from pangu_core.layout import Slice
+from pangu_core.training.sharding import OwnedParameter
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where training stands; nothing else is needed to find the next sample."""
+
+    step: int = 0  # updates done
+    samples: int = 0  # sequences consumed: the global sample counter
+
+
+def pieces(parameters: Sequence[OwnedParameter], optimizer: torch.optim.Optimizer) -> list[Piece]:
+    """What this rank stores: its counted parts of weights and moments, padding left out."""
+    found = []
+    for owned in parameters:
+        if owned.part is None or not owned.is_counted:
+            continue
+        for group, tensor in _groups(owned, optimizer).items():
+            key = key_of(group, owned.name)
+            found.append(Piece(key, owned.shape, owned.part, owned.real(tensor)))
+    return found
+
+
+def restore(
+    checkpoint: Checkpoint,
+    parameters: Sequence[OwnedParameter],
+    optimizer: torch.optim.Optimizer,
+    model: ModelConfig,
+) -> Position:
+    """Fill weights and moments from a checkpoint of any layout.
+
+    Raises:
+        CheckpointError: the sizes differ, a tensor is missing, or something is damaged.
+    """
+    check_sizes(checkpoint.manifest, model)
+    checkpoint.load_into(_wanted(parameters, optimizer))
+    return Position(checkpoint.manifest.step, checkpoint.manifest.samples)
+
+
+def restore_weights(
+    checkpoint: Checkpoint, parameters: Sequence[OwnedParameter], model: ModelConfig
+) -> None:
+    """Fill the weights alone: the start of a fine-tuning.
+
+    Raises:
+        CheckpointError: the sizes differ, a tensor is missing, or something is damaged.
+    """
+    check_sizes(checkpoint.manifest, model)
+    checkpoint.load_into(_wanted(parameters, None))
+
+
+def _wanted(
+    parameters: Sequence[OwnedParameter], optimizer: torch.optim.Optimizer | None
+) -> dict[str, tuple[Slice, torch.Tensor]]:
+    wanted = {}
+    for owned in parameters:
+        for group, tensor in _groups(owned, optimizer).items():
+            tensor.zero_()  # padding rows
+            if owned.part is not None:
+                wanted[key_of(group, owned.name)] = (owned.part, owned.real(tensor))
+    return wanted
+
+
+def _groups(
+    owned: OwnedParameter, optimizer: torch.optim.Optimizer | None
+) -> Mapping[Group, torch.Tensor]:
+    groups: dict[Group, torch.Tensor] = {MODEL: owned.local.detach()}
+    if optimizer is not None and owned.local in optimizer.state:
+        groups |= {name: optimizer.state[owned.local][name] for name in MOMENTS}
+    return groups

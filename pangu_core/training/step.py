@@ -1,0 +1,134 @@
+"""One optimizer step: forward and backward over the micro-batches, clip, update."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pangu_core.data.batches import Batch
+from pangu_core.dist import Topology, sum_over_world
+from pangu_core.model.gpt import PanguModel
+from pangu_core.parallel.loss import vocab_parallel_cross_entropy
+from pangu_core.parallel.rng import DropoutKey
+from pangu_core.training import optimizer as optimizing
+from pangu_core.training import sharding
+from pangu_core.training.sharding import OwnedParameter
+
+MicroBatch = tuple[int, Batch]  # index within the global batch, and its rows
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One rank's part of the model, with what trains it."""
+
+    model: PanguModel
+    parameters: Sequence[OwnedParameter]
+    optimizer: torch.optim.Optimizer
+    place: Topology
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step reports, equal on all ranks."""
+
+    loss: float  # mean over the loss-bearing tokens of the global batch
+    grad_norm: float  # before clipping
+
+
+def token_loss(
+    model: PanguModel, batch: Batch, device: torch.device, dropout: DropoutKey | None = None
+) -> torch.Tensor:
+    """Loss of each token times its weight, [B * T]."""
+    logits = model(
+        _tensor(batch.tokens, device),
+        positions_BT=_tensor(batch.positions, device),
+        documents_BT=None if batch.documents is None else _tensor(batch.documents, device),
+        dropout=dropout,
+    )
+    table = model.word_embedding
+    losses = vocab_parallel_cross_entropy(
+        logits.flatten(0, 1),
+        _tensor(batch.labels, device).flatten(),
+        start=table.start,
+        rows=table.num_rows,
+        axis=model.axis,
+    )
+    return losses * _tensor(batch.loss_mask, device).flatten().to(losses.dtype)
+
+
+def accumulate(
+    model: PanguModel,
+    batches: Sequence[MicroBatch],
+    *,
+    num_tokens: float,
+    dropout: DropoutKey,
+    device: torch.device,
+) -> float:
+    """Add up the gradients of this rank's micro-batches; returns its share of the loss sum.
+
+    ``num_tokens`` is the global count of loss-bearing tokens: every micro-batch is divided by
+    it, so that plain sums over ranks give the mean over the global batch.
+    """
+    total = 0.0
+    for number, (index, batch) in enumerate(batches):
+        sharding.set_gradient_sync(model, number == len(batches) - 1)
+        key = DropoutKey(dropout.seed, dropout.step, index)
+        loss = token_loss(model, batch, device, key).sum()
+        (loss / num_tokens).backward()
+        total += float(loss.detach())
+    return total
+
+
+def train_step(
+    replica: Replica,
+    batches: Sequence[MicroBatch],
+    *,
+    num_tokens: float,
+    dropout: DropoutKey,
+    rate: float,
+    clip_norm: float,
+) -> StepResult:
+    """Forward, backward, clip and update once.
+
+    Args:
+        replica: what to train.
+        batches: this rank's micro-batches.
+        num_tokens: loss-bearing tokens of the global batch.
+        dropout: key of the step; each micro-batch puts its own index in.
+        rate: learning rate of this update.
+        clip_norm: largest gradient norm, 0 for no limit.
+    """
+    parameters, place = replica.parameters, replica.place
+    sharding.forget_gradients(parameters)
+    loss_sum = accumulate(
+        replica.model, batches, num_tokens=num_tokens, dropout=dropout, device=place.device
+    )
+    for owned in parameters:
+        owned.adopt_gradient()
+    # Tensor ranks hold the same loss: count it once.
+    own_loss = loss_sum if place.tp.rank == 0 else 0.0
+    own_square = optimizing.squared_norm(parameters)
+    loss_sum, square = sum_over_world([own_loss, own_square], place)
+    norm = square**0.5
+    optimizing.clip_(parameters, norm=norm, limit=clip_norm)
+    optimizing.set_rate(replica.optimizer, rate)
+    replica.optimizer.step()
+    return StepResult(loss=loss_sum / num_tokens, grad_norm=norm)
+
+
+@torch.no_grad()
+def evaluate(replica: Replica, batches: Sequence[MicroBatch]) -> float:
+    """Mean loss over the loss-bearing tokens of all data ranks' batches."""
+    total = count = 0.0
+    place = replica.place
+    for _, batch in batches:
+        total += float(token_loss(replica.model, batch, place.device).sum())
+        count += float(batch.loss_mask.sum())
+    if place.tp.rank:
+        total = count = 0.0
+    total, count = sum_over_world([total, count], place)
+    return total / count
+
+
+def _tensor(array: object, device: torch.device) -> torch.Tensor:
+    return torch.as_tensor(array).to(device, non_blocking=True)
