@@ -59,7 +59,7 @@ class PodView:
     termination: Termination | None = None
     message: str = ""  # a last word that is not one of ours
     finished_at: int | None = None
-    deleting: bool = False
+    kill_at: int | None = None  # end of its grace period, once it is being deleted
     disrupted: bool = False  # evicted, preempted, or deleted before it ended
 
     @property
@@ -137,8 +137,15 @@ def pod_view(pod: Mapping[str, Any]) -> PodView:
         termination=Termination.from_json(text),
         message=text,
         finished_at=finished_at,
-        deleting="deletionTimestamp" in metadata,
+        kill_at=from_rfc3339(metadata.get("deletionTimestamp")),
         disrupted=_is_disrupted(status) or _was_deleted_before(metadata, finished_at),
+    )
+
+
+def is_of_the_store(item: Mapping[str, Any]) -> bool:
+    """Whether an object belongs to the rendezvous store, its pod included."""
+    return bool(
+        item["metadata"].get("labels", {}).get(names.COMPONENT_LABEL) == names.STORE_CONTAINER
     )
 
 
@@ -149,7 +156,7 @@ def _attempt_view(
 ) -> AttemptView:
     main = next((o for o in items if o["kind"] in MAIN_KINDS), None)
     owners = [o for o in items if o["kind"] != "Pod"]
-    helpers = [o for o in items if _is_of_the_store(o)]
+    helpers = [o for o in items if is_of_the_store(o)]
     pods = [o for o in items if o["kind"] == "Pod" and o not in helpers]
     conditions = main.get("status", {}).get("conditions", []) if main else []
     true = {c["type"]: c for c in conditions if c["status"] == "True"}
@@ -166,10 +173,6 @@ def _attempt_view(
         pods=tuple(pod_view(p) for p in pods),
         progress=progress,
     )
-
-
-def _is_of_the_store(item: Mapping[str, Any]) -> bool:
-    return bool(item["metadata"]["labels"].get(names.COMPONENT_LABEL) == names.STORE_CONTAINER)
 
 
 def _terminated(status: Mapping[str, Any]) -> Mapping[str, Any]:

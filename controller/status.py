@@ -58,9 +58,9 @@ class PodExit:
 
     __pydantic_config__: ClassVar[ConfigDict] = CAMEL
     replica: str
-    pod_uid: str
     code: int
     step: int | None = None
+    pod_uids: tuple[str, ...] = ()  # pods of this replica that were counted and may still be seen
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from pangu_core.messages import Termination
 
 MESSAGE_LIMIT: Final = 1_000
 FIRST_REPLACING_CODE: Final = 128
+# The kubelet's reason, and the launcher's word for it when the kernel killed one of its ranks.
+OUT_OF_MEMORY: Final = "OOMKilled"
 REPLACEMENT_CAUSES: Final = {EXIT_STOPPED: "Preempted", RendezvousError.exit_code: "PeersLost"}
 
 
@@ -62,12 +64,15 @@ def replacements(
         step: last training step known; a code repeated without a higher one is charged.
     """
     exits = {e.replica: e for e in attempt.exits}
+    present = {pod.uid for pod in view.pods}
     found = []
-    for pod in view.pods:
+    for pod in sorted(view.pods, key=lambda p: (p.finished_at or 0, p.name)):
         before = exits.get(pod.replica)
-        if not _is_replaced(pod) or (before and before.pod_uid == pod.uid):
+        counted = before.pod_uids if before else ()
+        if not _is_replaced(pod) or pod.uid in counted:
             continue
-        after = PodExit(pod.replica, pod.uid, pod.exit_code or -1, _latest(pod, step))
+        known = (*(uid for uid in counted if uid in present), pod.uid)
+        after = PodExit(pod.replica, pod.exit_code or -1, _latest(pod, step), known)
         found.append(_replacement(pod, before, after))
         exits[pod.replica] = after
     return replace(attempt, exits=tuple(exits[name] for name in sorted(exits))), tuple(found)
@@ -92,8 +97,8 @@ def _latest(pod: PodView, step: int | None) -> int | None:
 def _replacement(pod: PodView, before: PodExit | None, after: PodExit) -> Replacement:
     if pod.disrupted or pod.exit_code is None:
         return Replacement("Preempted", charged=False)
-    if pod.reason == "OOMKilled":
-        return Replacement("OOMKilled", charged=True)
+    if OUT_OF_MEMORY in (pod.reason, pod.termination.error if pod.termination else None):
+        return Replacement(OUT_OF_MEMORY, charged=True)
     cause = REPLACEMENT_CAUSES.get(pod.exit_code, "Killed")
     repeated = before is not None and before.code == after.code
     advanced = repeated and before is not None and (after.step or 0) > (before.step or 0)

@@ -53,7 +53,9 @@ class Cluster:
 
     def change_pod(self, index, change):
         for key, view in self.views.items():
-            pods = [change(p) if i == index else p for i, p in enumerate(view.pods)]
+            active = [p.uid for p in view.pods if p.is_active]
+            chosen = active[index] if index < len(active) else None
+            pods = [change(p) if p.uid == chosen else p for p in view.pods]
             self.views[key] = replace(view, pods=tuple(pods))
 
     def end(self, index, code, reason):
@@ -78,9 +80,12 @@ class Cluster:
             elif 0 in codes:
                 kept = tuple(p for p in view.pods if not p.is_active)
                 self.views[key] = replace(view, succeeded=True, pods=kept)
-            else:
+            elif key[0] == "train":
                 pods = [self.new_pod(p.replica) if p.phase == "Failed" else p for p in view.pods]
                 self.views[key] = replace(view, pods=tuple(pods))
+            elif not any(p.is_active for p in view.pods):
+                # A Job keeps the pods that failed.
+                self.views[key] = replace(view, pods=(*view.pods, self.new_pod("0")))
 
     def apply(self, event):
         name, *values = event

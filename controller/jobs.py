@@ -1,0 +1,55 @@
+"""From a job file to what reconcile has to know of it."""
+
+import hashlib
+import json
+
+from controller.observe import JobView, StagePlan
+from k8s import names
+from k8s.spec import PanguJob
+from k8s.stages import Stage, plan
+
+
+def job_view(job: PanguJob, *, generation: int = 1, backoff_seconds: float = 10.0) -> JobView:
+    """The view of a job.
+
+    Args:
+        job: a checked job.
+        generation: counts the changes of its spec.
+        backoff_seconds: wait before the first charged retry.
+    """
+    spec = job.spec
+    return JobView(
+        name=job.name,
+        uid=job.uid,
+        stages=tuple(_stage_plan(stage) for stage in plan(job)),
+        generation=generation,
+        suspend=spec.suspend,
+        restart_limit=spec.train.restarts.limit,
+        restart_window_seconds=spec.train.restarts.window_seconds,
+        pending_seconds=spec.limits.pending_seconds,
+        deadline_seconds=spec.limits.deadline_seconds,
+        grace_seconds=spec.pods_for(names.TRAIN).grace_period,
+        backoff_seconds=backoff_seconds,
+    )
+
+
+def settings_hash(stage: Stage) -> str:
+    """SHA-256 of all that a stage's pods are told, but for whose run it is and which attempt."""
+    settings = {k: v for k, v in stage.config(1).dump().items() if k != "run"}
+    text = json.dumps(settings, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _stage_plan(stage: Stage) -> StagePlan:
+    spec = stage.job.spec
+    if not stage.is_training:
+        return StagePlan(stage.name, settings_hash(stage))
+    sizes = spec.model.sizes
+    length = spec.train.sequence_length or (sizes.sequence_length if sizes else None)
+    return StagePlan(
+        stage.name,
+        settings_hash(stage),
+        needs_manifest=True,
+        min_pods=spec.train.nodes.min,
+        tokens_per_step=length * spec.train.global_batch_size if length else None,
+    )
