@@ -11,6 +11,7 @@ from pangu_core.model.gpt import PanguModel
 from pangu_core.parallel.rng import generator
 
 
+@torch.no_grad()
 def initialise(model: PanguModel, seed: int) -> None:
     """Fill a network with fresh weights.
 
@@ -18,8 +19,11 @@ def initialise(model: PanguModel, seed: int) -> None:
     not depend on the number of ranks. N(0, init_std); projections back into the residual stream
     are scaled by 1 / sqrt(2 L); biases 0, LayerNorm weights 1 (the original's scheme).
     """
-    for name, parameter in model.named_parameters():
-        fill(model, name, parameter, initial_value(name, model.config, seed))
+    for parameter in model.parameters():
+        parameter.zero_()  # padding rows
+    for name, real, part in local_parts(model):
+        value = initial_value(name, model.config, seed)
+        real.copy_(value[tuple(slice(start, stop) for start, stop in part)])
 
 
 def initial_value(name: str, config: ModelConfig, seed: int) -> torch.Tensor:
@@ -33,15 +37,6 @@ def initial_value(name: str, config: ModelConfig, seed: int) -> torch.Tensor:
     std = config.init_std / math.sqrt(2 * config.num_layers) if scaled else config.init_std
     draw = generator(torch.device("cpu"), seed, "initial", name)
     return torch.empty(shape).normal_(0.0, std, generator=draw)
-
-
-@torch.no_grad()
-def fill(model: PanguModel, name: str, parameter: torch.Tensor, value: torch.Tensor) -> None:
-    """Copy this rank's part of a whole tensor into a parameter; padding rows become zero."""
-    part = layout.tensor_slice(name, tuple(value.shape), model.axis.rank, model.axis.size)
-    local = value[tuple(slice(start, stop) for start, stop in part)]
-    parameter.zero_()
-    parameter[tuple(slice(0, size) for size in local.shape)].copy_(local)
 
 
 def local_parts(model: PanguModel) -> Iterator[tuple[str, torch.Tensor, layout.Slice]]:

@@ -15,7 +15,6 @@ from pangu_core.data.vocabulary import find_vocabulary
 from pangu_core.dist import Topology, gather_over_world
 from pangu_core.errors import ConfigError
 from pangu_core.model.gpt import Build, PanguModel
-from pangu_core.model.weights import initialise
 from pangu_core.training import optimizer as optimizing
 from pangu_core.training import state
 from pangu_core.training.feed import Feed
@@ -91,7 +90,9 @@ class Session:
                 source = Checkpoint.open(find_checkpoint(resolve(self.config.init_from)))
                 state.restore_weights(source, self.replica.parameters, self.model_config)
             else:
-                initialise(self.replica.model, self.config.train.seed)
+                state.start_fresh(
+                    self.replica.parameters, self.model_config, self.config.train.seed
+                )
         optimizing.set_step(self.replica.optimizer, position.step)
         return position
 

@@ -10,6 +10,7 @@ from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.writer import Piece
 from pangu_core.config import ModelConfig
 from pangu_core.layout import Slice
+from pangu_core.model.weights import initial_value
 from pangu_core.training.sharding import OwnedParameter
 
 
@@ -31,6 +32,17 @@ def pieces(parameters: Sequence[OwnedParameter], optimizer: torch.optim.Optimize
             key = key_of(group, owned.name)
             found.append(Piece(key, owned.shape, owned.part, owned.real(tensor)))
     return found
+
+
+@torch.no_grad()
+def start_fresh(parameters: Sequence[OwnedParameter], model: ModelConfig, seed: int) -> None:
+    """Fill the weights with initial values, the same for any number of ranks."""
+    for owned in parameters:
+        owned.local.zero_()  # padding rows
+        if owned.part is not None:
+            value = initial_value(owned.name, model, seed)
+            part = tuple(slice(start, stop) for start, stop in owned.part)
+            owned.real(owned.local).copy_(value[part])
 
 
 def restore(
