@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
+import torch.distributed as dist
 
-from pangu_core.checkpoint.agreement import Gather, alone
+from pangu_core.checkpoint.agreement import Gather
 from pangu_core.checkpoint.manifest import MODEL, key_of
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.store import Store, load_newest
@@ -48,7 +49,6 @@ def load(
     device: str = "cpu",
     dtype: str = "float32",
     axis: Axis = ALONE,
-    gather: Gather = alone,
     report: Report = lambda done, total: None,
 ) -> Loaded:
     """Load a checkpoint, or the newest good one in a folder of checkpoints.
@@ -58,7 +58,6 @@ def load(
         device: a torch device.
         dtype: of weights and arithmetic (LayerNorm stays fp32), whatever the file has.
         axis: the tensor axis to spread the weights over; its ranks call this together.
-        gather: exchanges outcomes over the axis, so that all ranks load the same checkpoint.
         report: called after each parameter.
 
     Raises:
@@ -81,7 +80,7 @@ def load(
     store = Store(folder)
     if not store.has_folders():
         return from_checkpoint(Checkpoint.open(folder))
-    newest = load_newest(store, from_checkpoint, gather=gather, rank=axis.rank)
+    newest = load_newest(store, from_checkpoint, gather=_gather_over(axis), rank=axis.rank)
     assert newest is not None  # has_folders said that there is one
     return newest
 
@@ -119,6 +118,18 @@ def read_device(name: str) -> torch.device:
             fix="use cpu, or cuda where there is a GPU",
         ) from error
     return device
+
+
+def _gather_over(axis: Axis) -> Gather:
+    """Exchange of outcomes over the axis, so that all its ranks load the same checkpoint."""
+
+    def gather(value: Any) -> list[Any]:
+        values = [value] * axis.size
+        if axis.group is not None:
+            dist.all_gather_object(values, value, group=axis.group)
+        return values
+
+    return gather
 
 
 def _network(

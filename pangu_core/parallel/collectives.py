@@ -6,6 +6,7 @@ Functional collectives are used because the compiler can see and fuse them.
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed import _functional_collectives as functional
 
 from pangu_core.dist import Axis
@@ -58,7 +59,7 @@ def all_gather(x: torch.Tensor, axis: Axis, dim: int) -> torch.Tensor:
     """Concatenate the ranks' tensors along ``dim``, outside autograd."""
     if axis.size == 1:
         return x
-    assert axis.group is not None
-    return functional.wait_tensor(
-        functional.all_gather_tensor(x.contiguous(), gather_dim=dim, group=axis.group)
-    )
+    # The functional form has one name in torch 2.11 and, deprecating it, another in 2.13.
+    parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(axis.size)]
+    dist.all_gather(parts, x.contiguous(), group=axis.group)
+    return torch.cat(parts, dim)

@@ -7,7 +7,7 @@ from pangu_core.checkpoint.manifest import MODEL, Header, key_of
 from pangu_core.checkpoint.store import Store
 from pangu_core.checkpoint.writer import Piece
 from pangu_core.config import ModelConfig, RunIdentity
-from pangu_core.dist import gather_over_world, topology
+from pangu_core.dist import topology
 from pangu_core.errors import ConfigError
 from pangu_core.generation.decoding import Decoder
 from pangu_core.generation.load import load
@@ -41,11 +41,9 @@ def folder(tmp_path_factory):
 
 def generate(folder: str, tp: int, settings: dict) -> tuple[list, torch.Tensor]:
     """Tokens of each step, and logits of the first prompt."""
-    place = topology(tp)
-    axis = place.tp
-    loaded = load(folder, axis=axis, gather=lambda value: gather_over_world(value, place))
-    decoder = Decoder(loaded.model, PROMPTS, [1, 2, 3], GenerationSettings(**settings))
-    return [decoder.step() for _ in range(20)], loaded.model(torch.tensor(PROMPTS[:1]))
+    model = load(folder, axis=topology(tp).tp).model
+    decoder = Decoder(model, PROMPTS, [1, 2, 3], GenerationSettings(**settings))
+    return [decoder.step() for _ in range(20)], model(torch.tensor(PROMPTS[:1]))
 
 
 def refuse(folder: str, tp: int) -> str:
