@@ -5,7 +5,7 @@ from controller.status import JobStatus, PastAttempt, StageStatus
 
 def transitions(before: JobStatus, after: JobStatus) -> tuple[str, ...]:
     """Sentences for every change worth a line, in the order in which they happened."""
-    lines = [_ended(past) for past in after.history if past not in before.history]
+    lines = [_ended(past) for past in _new(before, after) if past.cause != "Suspended"]
     lines += [
         f"a pod was replaced ({cause}, {count - before.restarts.get(cause, 0)} more)"
         for cause, count in after.restarts.items()
@@ -55,7 +55,11 @@ def _ended(past: PastAttempt) -> str:
 
 def _was_an_attempt(before: JobStatus, after: JobStatus, cause: str) -> bool:
     """Whether a counted restart was that of a whole attempt, which has a line of its own."""
-    return any(past.cause == cause for past in after.history if past not in before.history)
+    return any(past.cause == cause for past in _new(before, after))
+
+
+def _new(before: JobStatus, after: JobStatus) -> list[PastAttempt]:
+    return [past for past in after.history if past not in before.history]
 
 
 def _key(status: JobStatus) -> tuple[str, int] | None:
