@@ -1,5 +1,6 @@
-"""Where tests find what is not in the repository: shared test vectors and fetched data."""
+"""What tests share: where vectors and data are, and which tiers this machine can run."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -8,23 +9,71 @@ import pytest
 from pangu_core.data.vocabulary import cache_folder
 
 CHECKOUT = Path(__file__).parents[1]
+CORPORA = ("vocab.model", "peoples_daily.txt", "pos.txt", "neg.txt")
+NOT_RUN = pytest.StashKey[dict[str, tuple[int, str]]]()
+
+
+def shared_folder() -> Path:
+    """The shared folder of test vectors: ``PANGU_SHARED``, else beside the checkout."""
+    return Path(os.environ.get("PANGU_SHARED") or CHECKOUT.parent / "shared")
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The shared folder of test vectors: ``PANGU_SHARED``, else beside the checkout."""
-    folder = Path(os.environ.get("PANGU_SHARED") or CHECKOUT.parent / "shared")
-    if not (folder / "golden").is_dir():
-        pytest.skip(f"no shared folder with test vectors at {folder}; name it in PANGU_SHARED")
-    return folder
+    """The shared folder of test vectors; a test that uses it is of tier ``shared``."""
+    return shared_folder()
 
 
 @pytest.fixture(scope="session")
 def corpora() -> Path:
-    """The folder with vocab.model, peoples_daily.txt, pos.txt and neg.txt."""
-    folder = cache_folder()
-    names = ("vocab.model", "peoples_daily.txt", "pos.txt", "neg.txt")
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        pytest.skip(f"{folder} lacks {', '.join(missing)}; run python tools/fetch_data.py")
-    return folder
+    """The folder with the vocabulary and the corpora; their users are of tier ``corpora``."""
+    return cache_folder()
+
+
+def missing_tiers() -> dict[str, str]:
+    """Tier -> why its tests cannot run on this machine."""
+    missing = {}
+    if not (shared_folder() / "golden").is_dir():
+        missing["shared"] = f"no shared folder of test vectors at {shared_folder()}"
+    absent = [name for name in CORPORA if not (cache_folder() / name).is_file()]
+    if absent:
+        missing["corpora"] = f"{cache_folder()} lacks {', '.join(absent)}; run tools/fetch_data.py"
+    if not _has_cuda():
+        missing["gpu"] = "no CUDA device"
+    return missing
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take out the tests of tiers that this machine lacks, and count them for the summary."""
+    reasons = missing_tiers()
+    not_run: dict[str, tuple[int, str]] = {}
+    kept, dropped = [], []
+    for item in items:
+        tier = next((tier for tier in reasons if _belongs(item, tier)), None)
+        if tier is None:
+            kept.append(item)
+        else:
+            dropped.append(item)
+            not_run[tier] = (not_run.get(tier, (0, ""))[0] + 1, reasons[tier])
+    config.stash[NOT_RUN] = not_run
+    config.hook.pytest_deselected(items=dropped)
+    items[:] = kept
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say which tiers were not run and why."""
+    for tier, (count, reason) in config.stash.get(NOT_RUN, {}).items():
+        terminalreporter.write_line(f"NOT RUN: tier {tier}, {count} tests: {reason}", yellow=True)
+
+
+def _belongs(item: pytest.Item, tier: str) -> bool:
+    """A test is of a tier by its mark or by the fixture that it uses, however deep."""
+    return item.get_closest_marker(tier) is not None or tier in getattr(item, "fixturenames", ())
+
+
+def _has_cuda() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    return Path("/dev/nvidiactl").exists()
