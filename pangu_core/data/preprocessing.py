@@ -28,7 +28,7 @@ from pangu_core.data.tokenizer import Tokenizer, load_tokenizer
 from pangu_core.errors import DataError
 
 # Small chunks balance the workers, few chunks spare the file system.
-SMALLEST_CHUNK_BYTES: Final = 1 << 20
+SMALLEST_CHUNK_BYTES: Final = 1 << 19
 LARGEST_CHUNK_BYTES: Final = 16 << 20
 CHUNKS_AT_MOST: Final = 4096
 
@@ -79,7 +79,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _Chunk:
+class Chunk:
     """One unit of work: pieces of the corpus, and the prefix of their tokens."""
 
     pieces: tuple[Piece, ...]
@@ -88,6 +88,7 @@ class _Chunk:
 
     @property
     def num_bytes(self) -> int:
+        """Bytes of text in it."""
         return sum(piece.num_bytes for piece in self.pieces)
 
 
@@ -124,7 +125,7 @@ def preprocess(corpus: Corpus, *, on_progress: Callable[[Report], None]) -> Repo
     return replace(report, seconds=time.monotonic() - begin)
 
 
-def encode_chunk(chunk: _Chunk) -> None:
+def encode_chunk(chunk: Chunk) -> None:
     """Write the tokens of one chunk; runs in a worker."""
     tokenizer = _tokenizer(chunk.encoding.tokenizer)
     with TokenFileWriter(chunk.prefix, vocab_size=tokenizer.vocab_size) as writer:
@@ -150,7 +151,7 @@ def _items(document: str, tokenizer: Tokenizer, encoding: Encoding) -> list[list
     return items
 
 
-def _plan(corpus: Corpus) -> tuple[Path, list[_Chunk]]:
+def _plan(corpus: Corpus) -> tuple[Path, list[Chunk]]:
     """The work folder, cleared of other plans, and the chunks in order."""
     total = sum(path.stat().st_size for path in corpus.files)
     chunk_bytes = min(max(total // CHUNKS_AT_MOST, SMALLEST_CHUNK_BYTES), LARGEST_CHUNK_BYTES)
@@ -163,7 +164,7 @@ def _plan(corpus: Corpus) -> tuple[Path, list[_Chunk]]:
         if other.name.startswith(name) and other != work:
             shutil.rmtree(other, ignore_errors=True)
     return work, [
-        _Chunk(chunk, work / f"{index:06d}", corpus.encoding) for index, chunk in enumerate(pieces)
+        Chunk(chunk, work / f"{index:06d}", corpus.encoding) for index, chunk in enumerate(pieces)
     ]
 
 
@@ -177,7 +178,7 @@ def _finished(prefix: Path) -> TokenFile | None:
         return None
 
 
-def _add(report: Report, chunk: _Chunk, file: TokenFile) -> Report:
+def _add(report: Report, chunk: Chunk, file: TokenFile) -> Report:
     return replace(
         report,
         num_bytes=report.num_bytes + chunk.num_bytes,
@@ -186,12 +187,12 @@ def _add(report: Report, chunk: _Chunk, file: TokenFile) -> Report:
     )
 
 
-def _encode(chunks: Sequence[_Chunk], *, num_workers: int) -> Iterator[_Chunk]:
+def _encode(chunks: Sequence[Chunk], *, num_workers: int) -> Iterator[Chunk]:
     """Encode chunks in worker processes; yields each when its files are there."""
     if not chunks:
         return
     with _workers(min(num_workers, len(chunks))) as pool:
-        futures: dict[Future[None], _Chunk] = {
+        futures: dict[Future[None], Chunk] = {
             pool.submit(encode_chunk, chunk): chunk for chunk in chunks
         }
         try:
@@ -210,7 +211,8 @@ def _encode(chunks: Sequence[_Chunk], *, num_workers: int) -> Iterator[_Chunk]:
 @contextmanager
 def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
     """Worker processes that end at once when this block or this process ends, however it does."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # loaded once, not once a worker
     reader, writer = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(
         count, mp_context=context, initializer=_start_worker, initargs=(reader,)
@@ -225,13 +227,15 @@ def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _start_worker(lifeline: Connection) -> None:
-    """Leave Ctrl-C to the parent, and end when the other end of ``lifeline`` closes."""
+    """Leave signals to the parent, and end when the other end of ``lifeline`` closes."""
 
     def watch() -> None:
         lifeline.poll(None)  # nothing is ever sent: it returns when the parent is gone
         os._exit(1)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal, and whoever stops a process group, signals workers too.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=watch, daemon=True).start()
 
 

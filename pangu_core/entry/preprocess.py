@@ -139,9 +139,7 @@ def is_token_file(prefix: Path) -> bool:
 
 
 def _work(corpus: Corpus, output: str) -> Termination:
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, _stop)
-    with _shown_progress() as show:
+    with _stopped_by_signals(), _shown_progress() as show:
         report = preprocess(corpus, on_progress=show)
     logger.info(
         "%d documents, %d tokens in %s.bin; %.1f s, %.2f MB/s",
@@ -154,13 +152,27 @@ def _work(corpus: Corpus, output: str) -> Termination:
     return Termination(code=0, output=output)
 
 
-def _stop(signum: int, frame: FrameType | None) -> None:
-    raise Stopped(
-        "preprocess",
-        seen=signal.Signals(signum).name,
-        rule="asks to stop; finished chunks are kept",
-        fix="run again to go on",
-    )
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Raise ``Stopped`` for the first SIGTERM or Ctrl-C; process 1 of a pod would ignore them."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        raise Stopped(
+            "preprocess",
+            seen=signal.Signals(signum).name,
+            rule="asks to stop; finished chunks are kept",
+            fix="run again to go on",
+        )
+
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
