@@ -7,7 +7,7 @@ def transitions(before: JobStatus, after: JobStatus) -> tuple[str, ...]:
     """Sentences for every change worth a line, in the order in which they happened."""
     lines = [_ended(past) for past in _new(before, after) if past.cause != "Suspended"]
     lines += [
-        f"a pod was replaced ({cause}, {count - before.restarts.get(cause, 0)} more)"
+        f"a pod was replaced ({cause})"
         for cause, count in after.restarts.items()
         if count > before.restarts.get(cause, 0) and not _was_an_attempt(before, after, cause)
     ]

@@ -18,7 +18,7 @@ from controller.local.pods import LOCAL_ADDRESS, Places, Wiring, plan_pod
 from controller.observe import is_of_the_store
 from controller.status import to_rfc3339
 from k8s import names
-from pangu_core.launch.ranks import free_port
+from pangu_core.rendezvous.ports import free_port
 
 Object = dict[str, Any]
 ANY_PORT: Final = "0"

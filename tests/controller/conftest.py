@@ -33,7 +33,9 @@ work = pathlib.Path(os.environ["PANGU_WORKSPACE"])
 def say(**word): pathlib.Path(os.environ["PANGU_TERMINATION_PATH"]).write_text(json.dumps(word))
 def note(text):
     with (work / "notes").open("a") as file: print(text, file=file)
-def times(text): return (work / "notes").read_text().split().count(text)
+def times(text):
+    path = work / "notes"
+    return path.read_text().split().count(text) if path.exists() else 0
 """
 
 
