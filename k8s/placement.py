@@ -208,12 +208,12 @@ class PodSettings(Settings):
 
     resources: Resources | None = None
     """Requests and limits; default: nvidia.com/gpu = processesPerNode for train and the service,
-    nothing for other stages. {} asks for nothing: training on CPUs."""
+    nothing for other stages. Given, it holds as it is: name the GPUs in it, or train on CPUs."""
     node_selector: dict[str, str] = Field(default_factory=dict)
     """Labels a node must have."""
     tolerations: tuple[Toleration, ...] = ()
     """Taints to bear, beside not-ready and unreachable for 30 seconds."""
-    affinity: dict[str, Any] = Field(default_factory=dict)
+    affinity: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Kubernetes' affinity, passed on as it is."""
     topology: LabelKey | None = None
     """Node label, such as a rack's, within which trainers are packed where possible."""

@@ -272,7 +272,7 @@ def parse(source: Path | str, overrides: Iterable[str] = ()) -> list[PanguJob | 
     documents = read_yaml(source) if isinstance(source, Path) else parse_yaml(source, where)
     if not documents:
         raise ConfigError(where, seen="nothing", rule="must hold an object", fix="write a job")
-    documents[0] = apply_overrides(documents[0], map(_from_the_top, overrides))
+    documents[0] = _overridden(documents[0], overrides)
     return [_read(document, where) for document in documents]
 
 
@@ -305,10 +305,11 @@ def _read(document: Any, where: str) -> PanguJob | PanguService:
         if key not in ("apiVersion", "kind", "metadata", "spec", "status"):
             fix = nearest(str(key), ("metadata", "spec"))
             raise ConfigError(str(key), seen=document[key], rule="is not a known key", fix=fix)
-    metadata = load(Metadata, document.get("metadata", {}), "metadata")
+    body = document.get("spec") or {}
+    metadata = load(Metadata, document.get("metadata") or {}, "metadata")
     if kind == names.SERVICE_KIND:
-        return PanguService(metadata=metadata, spec=load(ServiceSpec, document.get("spec", {})))
-    spec = load(JobSpec, document.get("spec", {}))
+        return PanguService(metadata=metadata, spec=load(ServiceSpec, body))
+    spec = load(JobSpec, body)
     not_built.refuse(spec)
     return PanguJob(metadata=metadata, spec=spec)
 
@@ -324,8 +325,15 @@ def _expect(field: str, seen: Any, allowed: tuple[str, ...]) -> str:
     return str(seen)
 
 
-def _from_the_top(override: str) -> str:
-    return override if override.startswith(("metadata.", "spec.")) else f"spec.{override}"
+def _overridden(document: Any, overrides: Iterable[str]) -> Any:
+    """A copy with each override applied, to the spec unless it begins with ``metadata.``."""
+    if not isinstance(document, Mapping):
+        return document
+    result = dict(document)
+    for override in overrides:
+        part = "metadata" if override.startswith("metadata.") else "spec"
+        result[part] = apply_overrides(result.get(part) or {}, [override.removeprefix(f"{part}.")])
+    return result
 
 
 def _uid_of(kind: str, metadata: Metadata) -> str:

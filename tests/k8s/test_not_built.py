@@ -1,0 +1,48 @@
+import pytest
+
+from k8s.not_built import NOT_BUILT
+from pangu_core.errors import ConfigError
+
+ASKED_FOR = {
+    "train.method": ["train.method=lora"],
+    "train.lora": ["train.lora={rank: 4}"],
+    "train.precision": ["train.precision=fp16"],
+    "model.from": ["model.from=https://host/w", "model.from=s3://b/w", "model.from=pvc://c/w"],
+    "model.endpoint": ["model.endpoint=https://minio"],
+    "model.secretRef": ["model.secretRef={name: s3}"],
+    "data.input": ["data.input=s3://b/*.txt", "data.input=[{path: a.txt, weight: 2}]"],
+    "data.endpoint": ["data.endpoint=https://minio"],
+    "data.secretRef": ["data.secretRef={name: s3}"],
+    "data.validation": ["data.validation=valid.txt"],
+    "data.format": ["data.format=chat"],
+    "data.template": ["data.template=chat.j2"],
+    "export.to": ["export={to: s3://b/out}"],
+    "export.endpoint": ["export={endpoint: https://minio}"],
+    "export.secretRef": ["export={secretRef: {name: s3}}"],
+    "export.format": ["export={format: megatron}", "export={format: npy}"],
+    "resumeFrom": ["resumeFrom=other"],
+    "queue": ["queue={name: research}"],
+    "limits.gpuHours": ["limits.gpuHours=100"],
+    "ttlSecondsAfterFinished": ["ttlSecondsAfterFinished=0"],
+    "notify": ["notify={url: https://hook}"],
+    "serve": ["serve={}"],
+}
+
+
+def test_every_entry_of_the_table_is_tried_here():
+    assert {entry.path for entry in NOT_BUILT} == set(ASKED_FOR)
+
+
+@pytest.mark.parametrize(
+    ("path", "override"), [(path, each) for path, many in ASKED_FOR.items() for each in many]
+)
+def test_what_is_not_built_is_refused_by_its_name(job, path, override):
+    with pytest.raises(ConfigError) as caught:
+        job(override)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert ": is not built yet; " in str(caught.value)
+
+
+def test_the_message_says_what_to_use_instead(job):
+    with pytest.raises(ConfigError, match=r"^train.method: lora: is not built yet; use full$"):
+        job("train.method=lora")
