@@ -22,11 +22,12 @@ from pangu_core.errors import (
 )
 from pangu_core.launch.heartbeat import Pulse
 from pangu_core.launch.memory import oom_kills
-from pangu_core.launch.ranks import LocalRanks, environment_of, free_port
+from pangu_core.launch.ranks import LocalRanks, environment_of
 from pangu_core.launch.settings import AgentSettings
 from pangu_core.launch.verdict import Verdict, judge
 from pangu_core.messages import Progress, Termination
 from pangu_core.rendezvous.client import Client
+from pangu_core.rendezvous.ports import free_port
 from pangu_core.rendezvous.protocol import Beat, Outcome, Round, View
 
 EXIT_OOM: Final = 128 + signal.SIGKILL
@@ -162,11 +163,11 @@ class Agent:
         self._round = gang
 
     def _begin_leaving(self, asked_at: float) -> Termination | None:
-        """Pass SIGTERM on; ranks that cannot hear it yet have nothing to save."""
+        """Pass SIGTERM on; ranks that have made no step yet have nothing to save."""
         self._leaving = True
         self._deadline = asked_at + max(0.0, self._limits.grace - self._limits.grace_margin)
         ranks = self._ranks
-        if ranks and all(pulse.is_reachable for pulse in ranks.pulses):
+        if ranks and all(pulse.phase != "start" for pulse in ranks.pulses):
             logger.info("asked to stop: the ranks save at the next step boundary")
             ranks.send(signal.SIGTERM)
             return None
@@ -308,7 +309,7 @@ class Agent:
         if view.command == "stop":
             return self._break_off(ranks)
         # Before its first step a rank has no boundary to stop at, and perhaps no handler.
-        ready = all(pulse.is_reachable and pulse.phase != "start" for pulse in ranks.pulses)
+        ready = all(pulse.phase != "start" for pulse in ranks.pulses)
         if view.command == "drain" and ready and not (self._draining or self._leaving):
             logger.info("the gang changes: the ranks leave at the next step boundary")
             self._draining = True

@@ -29,11 +29,6 @@ class Pulse:
     stepped_at: float | None = None
     step_seconds: tuple[float, ...] = field(default=(), repr=False)
 
-    @property
-    def is_reachable(self) -> bool:
-        """Whether the rank has spoken: from then on its signal handlers are in place."""
-        return self.beats > 0
-
     def silence_seconds(self, now: float) -> float:
         """Time since the last sign of life."""
         return now - (self.started_at if self.heard_at is None else self.heard_at)

@@ -2,38 +2,19 @@
 
 import contextlib
 import os
-import random
 import selectors
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from pangu_core.launch import heartbeat
 from pangu_core.launch.heartbeat import Pulse
 from pangu_core.launch.parent_death import LAUNCHER_VARIABLE
 from pangu_core.messages import TERMINATION_PATH_VARIABLE, Termination
 from pangu_core.rendezvous.protocol import Round
-
-# Below Linux' ephemeral range (32768 on), so that no outgoing connection takes the port between
-# our look at it and rank 0's listening.
-_PORTS: Final = range(20_000, 32_000)
-
-
-def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    while True:
-        port = random.choice(_PORTS)  # noqa: S311
-        with socket.socket() as probe:
-            try:
-                probe.bind(("", port))
-            except OSError:
-                continue
-            return port
 
 
 @dataclass

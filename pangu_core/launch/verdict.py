@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pangu_core.errors import EXIT_REJOIN, EXIT_STOPPED, RendezvousError
+from pangu_core.errors import EXIT_REJOIN, EXIT_STOPPED, EXIT_UNEXPECTED, RendezvousError
 from pangu_core.messages import Termination
 
 # wait: some ranks still run, and that is as it should be
@@ -16,6 +16,7 @@ from pangu_core.messages import Termination
 # complete: all ended after the result was committed
 Kind = Literal["wait", "rejoin", "lost", "crash", "oom", "failed", "complete"]
 _LEFT = (EXIT_STOPPED, EXIT_REJOIN)
+_HARMLESS = (0, RendezvousError.exit_code, *_LEFT)
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,14 @@ def judge(
     running = len(ended) < len(codes)
     if done:
         return Verdict("wait" if running else "complete")
-    for rank in sorted(ended, key=lambda r: r not in errors):
-        code = errors[rank].code if rank in errors and ended[rank] < 0 else ended[rank]
-        if 1 <= code < 128:
-            return Verdict("failed", rank, code)
-    for rank, code in ended.items():
-        if code not in (0, RendezvousError.exit_code, *_LEFT):
-            return Verdict("oom" if oom else "crash", rank, code)
+    told = {r: errors[r].code if r in errors and code < 0 else code for r, code in ended.items()}
+    fatal = {r: code for r, code in told.items() if code not in _HARMLESS and not 0 < code < 128}
+    for rank in sorted(told, key=lambda r: r not in errors):
+        # Beside a rank that was killed, an error without a class is most likely its echo.
+        if 0 < told[rank] < 128 and not (fatal and told[rank] == EXIT_UNEXPECTED):
+            return Verdict("failed", rank, told[rank])
+    for rank, code in fatal.items():
+        return Verdict("oom" if oom else "crash", rank, code)
     if RendezvousError.exit_code in ended.values():
         return Verdict("lost")
     if running:

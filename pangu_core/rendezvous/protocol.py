@@ -203,6 +203,7 @@ def _round(values: Any) -> Round | None:
     if not isinstance(members, list) or not members or not all(isinstance(m, str) for m in members):
         raise ProtocolError("a round must list its members")
     found: Round = _build(Round, values, members=tuple(members))
-    if not isinstance(found.number, int) or not isinstance(found.master_port, int):
-        raise ProtocolError("a round's numbers must be integers")
+    numbers = (found.number, found.master_port)
+    if not all(isinstance(n, int) for n in numbers) or not isinstance(found.master_address, str):
+        raise ProtocolError("a field of the round has a wrong type")
     return found

@@ -66,6 +66,9 @@ class Store:
             logger.warning("closed a connection: %s", error)
         except OSError:
             logger.debug("a connection broke")
+        except asyncio.CancelledError:
+            # The store ends. Python 3.11's streams log a cancelled connection as an error.
+            logger.debug("a connection was open to the end")
         finally:
             writer.close()
             if speaker and self._owners.get(speaker) is connection:

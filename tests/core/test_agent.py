@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pangu_core.launch.ranks import free_port
 from pangu_core.messages import Progress, Termination
 from pangu_core.rendezvous import store
 from pangu_core.rendezvous.membership import Timing
+from pangu_core.rendezvous.ports import free_port
 
 QUICK = Timing(quiet=0.4, dead=1.5, hangup=0.3, recovery=1.5, drain=10.0, growth=0.5)
 STUB = Path(__file__).with_name("agent_under_test.py")
@@ -66,6 +66,7 @@ class Cluster:
                 found = [json.loads(f.read_text()) for f in files]
                 if len(found) == world and all(r["world"] == world for r in found):
                     return number, found
+        raise AssertionError("until() fails before it ends")
 
     def close(self):
         for agent in self.agents.values():
