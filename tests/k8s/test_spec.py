@@ -183,7 +183,7 @@ def test_off_a_cluster_the_uid_follows_from_the_name(job):
         ({"kind": None}, "kind: nothing: must be PanguJob or PanguService"),
         ({"spek": {}}, "spek: {}: is not a known key; did you mean spec?"),
         ({"metadata": None}, "metadata.name: nothing: is required; add it"),
-        ({"metadata": {"name": "a", "lables": {}}}, "metadata.lables: {}: is not a known key"),
+        ({"metadata": {"name": "a", "labelz": {}}}, "metadata.labelz: {}: is not a known key"),
         ({"spec": None}, "image: nothing: is required; add it"),
     ],
 )
