@@ -3,11 +3,12 @@
 import contextlib
 import itertools
 import json
+import readline  # noqa: F401 - input() then edits whole characters, not bytes
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import torch
@@ -24,7 +25,7 @@ from pangu_core.generation.load import Report
 from pangu_core.generation.settings import GenerationSettings, read_settings
 from pangu_core.generation.text import Completion
 
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT, as shells report it
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ def command(
     elif sys.stdin.isatty():
         converse(session, lambda: input("> "))
     else:
-        for line in filter(str.strip, sys.stdin):
-            answer_all(session, [line.rstrip("\r\n")], as_json)
+        for prompt in piped_prompts(sys.stdin):
+            answer_all(session, [prompt], as_json)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -104,6 +105,21 @@ def read_prompts(path: Path) -> list[str]:
             fix="write one prompt a line",
         )
     return prompts
+
+
+def piped_prompts(lines: Iterable[str]) -> Iterator[str]:
+    """The lines of standard input that are not blank, as they come.
+
+    Raises:
+        ConfigError: it is not UTF-8.
+    """
+    try:
+        for line in filter(str.strip, lines):
+            yield line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            "standard input", seen=str(error), rule="must be UTF-8", fix="convert it with iconv"
+        ) from error
 
 
 def answer_all(session: Session, prompts: Sequence[str], as_json: bool) -> None:

@@ -95,6 +95,12 @@ def test_wrong_flags_are_named(flags, words):
     assert words in str(caught.value)
 
 
+def test_piped_bytes_that_are_no_text_are_refused():
+    lines = io.TextIOWrapper(io.BytesIO("四川\n".encode("gb18030")), encoding="utf-8")
+    with pytest.raises(ConfigError, match="standard input"):
+        list(command.piped_prompts(lines))
+
+
 def test_a_file_without_prompts_is_refused(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("\n \n")

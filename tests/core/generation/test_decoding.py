@@ -104,6 +104,12 @@ def test_bf16_arithmetic_generates_the_same_alone_and_in_a_batch(tools):
     assert together == alone
 
 
+def test_a_penalty_counts_prompt_and_generated_tokens(model, tools):
+    rules = {"max_new_tokens": 20, "greedy": True, "repetition_penalty": 1e6}
+    [tokens] = tools.decode_ids(model, [PROMPTS[1]], **rules)
+    assert len({*PROMPTS[1], *tokens}) == len(PROMPTS[1]) + 20
+
+
 @pytest.mark.parametrize(
     ("prompt", "words"), [([1] * 32, "32 tokens"), ([3, 400], "3 to 400"), ([-1], "-1")]
 )
