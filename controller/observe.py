@@ -78,8 +78,8 @@ class AttemptView:
     succeeded: bool = False  # the main object's own condition
     failed: bool = False
     failure: str = ""  # why, in the main object's words
-    has_helpers: bool = False  # store and its Service
-    deleting: bool = False  # nothing is left to ask deletion for
+    has_helpers: bool = False  # store and its Service, not asked to go yet
+    deleting: bool = False  # nothing but helpers is left to ask deletion for
     pods: tuple[PodView, ...] = ()  # the store's pod is not among them
     progress: Progress | None = None  # the launcher's answer; None: nobody answered
 
@@ -155,9 +155,9 @@ def _attempt_view(
     progress: Progress | None,
 ) -> AttemptView:
     main = next((o for o in items if o["kind"] in MAIN_KINDS), None)
-    owners = [o for o in items if o["kind"] != "Pod"]
     helpers = [o for o in items if is_of_the_store(o)]
     pods = [o for o in items if o["kind"] == "Pod" and o not in helpers]
+    owners = [o for o in items if o["kind"] != "Pod" and o not in helpers]
     conditions = main.get("status", {}).get("conditions", []) if main else []
     true = {c["type"]: c for c in conditions if c["status"] == "True"}
     failure = true.get("Failed", {})

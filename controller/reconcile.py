@@ -40,7 +40,10 @@ class Create:
 
 @dataclass(frozen=True)
 class Delete:
-    """Delete every object of an attempt in the foreground: pods first get their grace period."""
+    """Delete an attempt's Job or PyTorchJob in the foreground, and its ConfigMap.
+
+    Its pods get their grace period, and keep their store: they agree through it how to stop.
+    """
 
     stage: str
     attempt: int
@@ -48,7 +51,7 @@ class Delete:
 
 @dataclass(frozen=True)
 class Release:
-    """Delete what a finished attempt needs no more (its store); finished pods stay."""
+    """Delete an attempt's store, once none of its pods is active; finished pods stay."""
 
     stage: str
     attempt: int
@@ -268,7 +271,7 @@ def _actions(status: JobStatus, observed: Observed, now: int) -> tuple[Action, .
     for view in observed.attempts:
         if view in leftovers and not view.deleting:
             actions.append(Delete(view.stage, view.number))
-        elif view.is_finished and view.has_helpers and not _is_live(status, view):
+        elif view.has_helpers and not _is_live(status, view) and not _is_active(view):
             actions.append(Release(view.stage, view.number))
     return tuple(actions)
 
@@ -281,6 +284,10 @@ def _leftovers(status: JobStatus, observed: Observed, now: int) -> tuple[Attempt
 def _is_live(status: JobStatus, view: AttemptView) -> bool:
     live = status.attempt
     return live is not None and (live.stage, live.number) == (view.stage, view.number)
+
+
+def _is_active(view: AttemptView) -> bool:
+    return any(pod.is_active for pod in view.pods)
 
 
 def _is_leftover(status: JobStatus, job: JobView, view: AttemptView, now: int) -> bool:

@@ -58,8 +58,9 @@ class LocalCluster:
             self._add(deepcopy(manifest))
 
     def delete(self, stage: str, attempt: int) -> None:
-        """Delete an attempt in the foreground: its objects stay until its pods have ended."""
-        self._mark([item for item in self.objects() if _attempt(item) == (stage, attempt)])
+        """Delete all of an attempt but its store; objects stay until their pods have ended."""
+        items = [item for item in self.objects() if _attempt(item) == (stage, attempt)]
+        self._mark([item for item in items if not is_of_the_store(item)])
 
     def release(self, stage: str, attempt: int) -> None:
         """Delete an attempt's store."""

@@ -46,13 +46,12 @@ def test_the_objects_of_an_attempt_make_one_view():
     assert view.progress == answer
 
 
-def test_an_attempt_is_deleting_once_every_owner_is():
-    objects = [made("Job", "j", deleted=9), made("ConfigMap", "c", deleted=9), made("Pod", "p")]
-    (view,) = attempts_of(objects, progress={})
-    assert view.deleting
-    assert not view.has_main
-    objects.append(made("Service", "s", STORE))
-    assert not attempts_of(objects, progress={})[0].deleting
+def test_an_attempt_is_deleting_once_all_but_its_store_is():
+    job, store = made("Job", "j", deleted=9), made("Service", "s", STORE)
+    (view,) = attempts_of([job, store, made("Pod", "p")], progress={})
+    assert (view.deleting, view.has_main, view.has_helpers) == (True, False, True)
+    for orphan in (made("Pod", "p"), made("ConfigMap", "c")):
+        assert not attempts_of([orphan], progress={})[0].deleting
 
 
 def test_an_ended_pod_says_how():

@@ -253,6 +253,15 @@ def test_a_straggler_of_a_successful_gang_is_deleted_after_its_grace():
     assert decide(TRAIN_ONLY, first.status, busy, now=129).actions == (Delete("train", 1),)
 
 
+def test_the_store_goes_only_after_the_pods_it_serves():
+    job = replace(TRAIN_ONLY, suspend=True)
+    saving = view("train", 1, pod("a"), has_main=False, deleting=True, has_helpers=True)
+    first = decide(job, running(TRAIN_ONLY), saving, now=9)
+    assert (first.actions, first.status.phase) == ((), "Suspending")
+    second = decide(job, first.status, replace(saving, pods=()), now=10)
+    assert second.actions == (Release("train", 1),)
+
+
 def test_a_condition_moves_its_time_only_when_it_flips():
     alive = view("preprocess", 1, pod("a"))
     before = decide(JOB, running(JOB), alive, now=50).status.condition("Running")
