@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from pangu_core.dist import Axis
 from pangu_core.parallel.collectives import all_reduce
@@ -39,13 +40,16 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
+        # In place: the buffer is as large as the logits. A second backward through the same
+        # graph is refused by autograd, which notices the change.
         softmax, local, elsewhere = ctx.saved_tensors
-        out = softmax.new_zeros((len(softmax), ctx.width), dtype=ctx.dtype)
-        if softmax.shape[1]:
+        rows = softmax.shape[1]
+        if rows:
             at_target = _pick(softmax, local) - (~elsewhere).to(softmax.dtype)
-            torch.mul(softmax, grad[:, None], out=out[:, : softmax.shape[1]])
-            out.scatter_(1, local[:, None], (at_target * grad).to(ctx.dtype)[:, None])
-        return out, None, None, None, None
+            softmax.scatter_(1, local[:, None], at_target[:, None]).mul_(grad[:, None])
+        out = softmax.to(ctx.dtype)
+        padded = F.pad(out, (0, ctx.width - rows)) if rows < ctx.width else out
+        return padded, None, None, None, None
 
 
 def vocab_parallel_cross_entropy(

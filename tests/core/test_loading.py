@@ -1,0 +1,48 @@
+"""YAML in, overrides on top, and what a person reads when it is wrong."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pangu_core.errors import ConfigError
+from pangu_core.loading import apply_overrides, dump_yaml, nearest, parse_yaml, read_yaml
+
+
+def test_an_override_is_read_as_yaml_and_leaves_the_original_alone():
+    original = {"train": {"steps": 10}}
+    changed = apply_overrides(original, ["train.steps=20", "train.precision=bf16", "a.b=[1, 2]"])
+    assert changed == {"train": {"steps": 20, "precision": "bf16"}, "a": {"b": [1, 2]}}
+    assert original == {"train": {"steps": 10}}
+
+
+@pytest.mark.parametrize("override", ["train.steps", "=3", "train.steps.deep=1"])
+def test_an_override_that_names_no_field_is_refused(override):
+    with pytest.raises(ConfigError, match="--set"):
+        apply_overrides({"train": {"steps": 10}}, [override])
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nothing\.yaml.*No such file"):
+        read_yaml(tmp_path / "nothing.yaml")
+
+
+def test_a_file_that_is_not_utf8_is_refused_with_the_byte(tmp_path):
+    path = tmp_path / "gbk.yaml"
+    path.write_bytes("a: 中文".encode("gbk"))
+    with pytest.raises(ConfigError, match=r"byte 3.*must be UTF-8"):
+        read_yaml(path)
+
+
+def test_broken_yaml_is_refused_with_its_line():
+    with pytest.raises(ConfigError, match=r"line 3.*must be valid YAML"):
+        parse_yaml("a: 1\nb: [", "job.yaml")
+
+
+@given(st.dictionaries(st.text(), st.text() | st.integers() | st.booleans()))
+def test_what_is_dumped_is_read_back(values):
+    assert parse_yaml(dump_yaml(values), "test") == [values]
+
+
+def test_advice_names_the_nearest_key_or_all_of_them():
+    assert nearest("step", ["steps", "seed"]) == "did you mean steps?"
+    assert nearest("zzz", ["b", "a"]) == "use one of a, b"
