@@ -74,13 +74,7 @@ class StretchSource:
 
     def samples(self, counters: Sequence[int]) -> list[Sample]:
         """The samples at these counters."""
-        if not self.samples_per_epoch:
-            raise DataError(
-                f"{self.file.prefix}, tokens {self.start} to {self.stop}",
-                seen=f"{self.stop - self.start} tokens",
-                rule=f"must hold sequenceLength + 1 = {self.sequence_length + 1} tokens or more",
-                fix="add text, give this split a larger share, or train on shorter sequences",
-            )
+        self.require_samples()
         epochs, stretches = np.divmod(np.asarray(counters, np.int64), self.samples_per_epoch)
         if self.seed is not None:
             stretches = permute(
@@ -91,6 +85,20 @@ class StretchSource:
             self._read(int(stretch), int(sample_id))
             for stretch, sample_id in zip(stretches, ids, strict=True)
         ]
+
+    def require_samples(self) -> None:
+        """Refuse a split that is too short for one sample.
+
+        Raises:
+            DataError: it is.
+        """
+        if not self.samples_per_epoch:
+            raise DataError(
+                f"{self.file.prefix}, tokens {self.start} to {self.stop}",
+                seen=f"{self.stop - self.start} tokens",
+                rule=f"must hold sequenceLength + 1 = {self.sequence_length + 1} tokens or more",
+                fix="add text, give this split a larger share, or train on shorter sequences",
+            )
 
     def _read(self, stretch: int, sample_id: int) -> Sample:
         begin = self.start + stretch * self.sequence_length
@@ -157,7 +165,7 @@ def open_samples(
             index covers exactly the epochs that are needed.
 
     Raises:
-        DataError: the reference's order cannot be built because the split is too short.
+        DataError: the training split is too short for one sample. The others may be empty.
     """
     bounds = split_bounds(file.num_items, shares)
     place = SPLITS.index(split)
@@ -172,13 +180,16 @@ def open_samples(
             seed=seed,
         )
         return ReferenceSource(file, index, sequence_length)
-    return StretchSource(
+    source = StretchSource(
         file=file,
         start=file.item_start(first),
         stop=file.item_start(last),
         sequence_length=sequence_length,
         seed=seed if split == "train" else None,
     )
+    if split == "train":
+        source.require_samples()
+    return source
 
 
 def split_bounds(num_items: int, shares: tuple[float, float, float]) -> tuple[int, int, int, int]:

@@ -10,11 +10,11 @@ items before each document, from 0 to N.
 """
 
 import os
+import secrets
 import shutil
 import struct
-import tempfile
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +37,7 @@ DTYPES: Final = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 6: "<f8", 7: "<
 WRITABLE: Final = {"uint16": 8, "int32": 4}
 # Vocabularies below this many entries are stored as uint16, as the original does.
 UINT16_VOCABULARY: Final = 65_500
-ITEMS_PER_BLOCK: Final = 1 << 20  # items checked or copied at a time, to bound memory
+ITEMS_PER_BLOCK: Final = 1 << 20  # items checked at a time, to bound memory
 
 
 def sibling(prefix: Path, suffix: str) -> Path:
@@ -240,19 +240,16 @@ class _StagedFiles:
             stack.callback(self.discard)
             for suffix in self._suffixes:
                 # A random name: two pods on one volume may well share a process id.
-                handle, name = tempfile.mkstemp(
-                    dir=self._folder, prefix=f".{self._prefix.name}.", suffix=f"{suffix}.tmp"
-                )
-                self._paths[suffix] = Path(name)
-                self.files[suffix] = os.fdopen(handle, "wb")
+                name = f".{self._prefix.name}.{secrets.token_hex(4)}{suffix}"
+                self.files[suffix] = (self._folder / name).open("xb")
+                self._paths[suffix] = self._folder / name
             stack.pop_all()
 
     def publish(self) -> None:
-        for suffix, file in self.files.items():
+        for file in self.files.values():
             file.flush()
             os.fsync(file.fileno())
             file.close()
-            self._paths[suffix].chmod(0o644)  # mkstemp leaves files to their owner alone
         sibling(self._prefix, ".idx").unlink(missing_ok=True)
         sibling(self._prefix, ".mask.bin").unlink(missing_ok=True)
         for suffix in sorted(self._paths, key=lambda suffix: suffix == ".idx"):
@@ -298,21 +295,19 @@ def _check_items(file: TokenFile, path: Path, bin_size: int) -> None:
     """No negative size; items follow each other without a gap and fill ``.bin`` exactly."""
     itemsize = np.dtype(file.dtype).itemsize
     sizes_at, pointers_at = HEADER.size, HEADER.size + 4 * file.num_items
-    # Mapped here and dropped after the check, so that these pages do not stay resident.
-    sizes = _map(path, "<i4", sizes_at, file.num_items)
-    pointers = _map(path, "<i8", pointers_at, file.num_items)
     position = 0
-    for start in range(0, file.num_items, ITEMS_PER_BLOCK):
-        block = sizes[start : start + ITEMS_PER_BLOCK].astype(np.int64)
-        if block.min() < 0:
-            item = start + int(np.argmax(block < 0))
-            where = f"size {sizes[item]} at byte {sizes_at + 4 * item}"
+    for start, count in _blocks(file.num_items):
+        sizes = _read(path, "<i4", sizes_at + 4 * start, count).astype(np.int64)
+        pointers = _read(path, "<i8", pointers_at + 8 * start, count)
+        if sizes.min() < 0:
+            place = int(np.argmax(sizes < 0))
+            where = f"size {sizes[place]} at byte {sizes_at + 4 * (start + place)}"
             raise _bad(path, where, "must have no negative size")
-        ends = position + np.cumsum(block) * itemsize
-        wrong = pointers[start : start + ITEMS_PER_BLOCK] != ends - block * itemsize
+        ends = position + np.cumsum(sizes) * itemsize
+        wrong = pointers != ends - sizes * itemsize
         if wrong.any():
-            item = start + int(np.argmax(wrong))
-            where = f"pointer {pointers[item]} at byte {pointers_at + 8 * item}"
+            place = int(np.argmax(wrong))
+            where = f"pointer {pointers[place]} at byte {pointers_at + 8 * (start + place)}"
             raise _bad(path, where, "must point at the end of the item before")
         position = int(ends[-1])
     if position != bin_size:
@@ -326,17 +321,29 @@ def _check_items(file: TokenFile, path: Path, bin_size: int) -> None:
 def _check_documents(file: TokenFile, path: Path) -> None:
     """Bounds start at 0, never fall and end at N."""
     offset = HEADER.size + 12 * file.num_items
-    bounds = _map(path, "<i8", offset, file.num_document_bounds)
-    if not len(bounds) or bounds[0] != 0:
-        raise _bad(path, f"byte {offset}", "must have document bounds that start at 0")
-    if bounds[-1] != file.num_items:
-        where = f"{bounds[-1]} at byte {offset + 8 * (len(bounds) - 1)}"
-        raise _bad(path, where, f"must have a last document bound of {file.num_items}")
-    for start in range(0, len(bounds), ITEMS_PER_BLOCK):
-        falls = np.diff(bounds[start : start + ITEMS_PER_BLOCK + 1]) < 0
+    before = 0
+    for start, count in _blocks(file.num_document_bounds):
+        bounds = _read(path, "<i8", offset + 8 * start, count)
+        if start == 0 and bounds[0] != 0:
+            raise _bad(path, f"byte {offset}", "must have document bounds that start at 0")
+        falls = np.diff(bounds, prepend=before) < 0
         if falls.any():
-            where = f"byte {offset + 8 * (start + int(np.argmax(falls)) + 1)}"
+            where = f"byte {offset + 8 * (start + int(np.argmax(falls)))}"
             raise _bad(path, where, "must have document bounds that never fall")
+        before = int(bounds[-1])
+    if file.num_document_bounds == 0 or before != file.num_items:
+        where = f"{before} at byte {offset + 8 * (file.num_document_bounds - 1)}"
+        raise _bad(path, where, f"must have a last document bound of {file.num_items}")
+
+
+def _blocks(count: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, count, ITEMS_PER_BLOCK):
+        yield start, min(ITEMS_PER_BLOCK, count - start)
+
+
+def _read(path: Path, dtype: str, offset: int, count: int) -> Array:
+    """Read, not mapped: mapped pages would count as this process's memory."""
+    return np.fromfile(path, dtype=dtype, count=count, offset=offset)
 
 
 def _map(path: Path, dtype: str, offset: int, count: int) -> Array:

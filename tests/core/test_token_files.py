@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pangu_core.data import token_files
 from pangu_core.data.token_files import TokenFile, TokenFileWriter, concatenate, sibling
 from pangu_core.errors import DataError
 
@@ -98,9 +99,17 @@ def test_every_documented_dtype_is_read(code: int, dtype: str, tmp_path: Path) -
         (74, b"\x01", "1 at byte 74: must have a last document bound of 2"),
     ],
 )
+@pytest.mark.parametrize("items_per_block", [1, 2, 1 << 20])
 def test_a_damaged_index_is_named_with_its_offset(
-    offset: int, change: bytes, message: str, tmp_path: Path
+    offset: int,
+    change: bytes,
+    message: str,
+    items_per_block: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(token_files, "ITEMS_PER_BLOCK", items_per_block)
+    assert TokenFile.open(put(tmp_path / "t", IDX, BIN)).num_items == 2
     damaged = IDX[:offset] + change + IDX[offset + len(change) :]
     with pytest.raises(DataError, match=message):
         TokenFile.open(put(tmp_path / "t", damaged, BIN))
