@@ -80,7 +80,7 @@ def replacements(
 
 def gone() -> Verdict:
     """The verdict on an attempt whose objects somebody else removed."""
-    return Verdict("Stopped", "ObjectsGone", message="the attempt's objects were deleted")
+    return Verdict("Stopped", "ObjectsGone", message="the attempt's objects are gone")
 
 
 def _is_replaced(pod: PodView) -> bool:

@@ -10,11 +10,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, Final
 
 from controller.local import operators
 from controller.local.kubelet import Kubelet
-from controller.local.pods import LOCAL_ADDRESS, Places, Wiring, plan_pod
+from controller.local.pods import DEVICES_VARIABLE, LOCAL_ADDRESS, Places, Wiring, plan_pod
 from controller.observe import is_of_the_store
 from controller.status import to_rfc3339
 from k8s import names
@@ -169,7 +170,17 @@ class LocalCluster:
             ports=ports,
             num_processes=operators.num_processes(owner),
             num_processors=len(os.sched_getaffinity(0)),
+            devices=_devices(self._environment),
         )
+
+
+def _devices(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """GPUs that this machine has, or that its user left to us."""
+    chosen = environment.get(DEVICES_VARIABLE)
+    if chosen is not None:
+        return tuple(name for name in chosen.split(",") if name)
+    nodes = Path("/dev").glob("nvidia[0-9]*")
+    return tuple(sorted((node.name.removeprefix("nvidia") for node in nodes), key=int))
 
 
 def _attempt(item: Mapping[str, Any]) -> tuple[str, int] | None:

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from controller.observe import REPLICA_INDEX
 from k8s import names
 from pangu_core.errors import ConfigError
 
 LOCAL_ADDRESS: Final = "127.0.0.1"
 TERMINATION_FILE: Final = "termination.json"
+DEVICES_VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
 VOLUMES: Final = "volumes"
 PYTHONS: Final = ("python", "python3")
 
@@ -37,6 +39,7 @@ class Wiring:
     ports: Mapping[str, str]  # variable that holds a port -> its local value
     num_processes: int  # that share the processors
     num_processors: int
+    devices: tuple[str, ...] = ()  # GPUs of this machine, dealt out to pods by replica
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ def plan_pod(
     words = [*container.get("command", ()), *container.get("args", ())]
     if words and words[0] in PYTHONS:
         words[0] = sys.executable
+    own |= _devices(pod, container, wiring.devices)
     inherited = {k: v for k, v in environment.items() if not k.startswith("PET_")}
     threads = max(1, wiring.num_processors // max(1, wiring.num_processes))
     return PodLaunch(
@@ -103,6 +107,17 @@ def _own_variables(
         value = _value(pod, variable)
         own[name] = wiring.ports.get(name, wiring.endpoints.get(value, value))
     return own
+
+
+def _devices(
+    pod: Mapping[str, Any], container: Mapping[str, Any], devices: tuple[str, ...]
+) -> dict[str, str]:
+    """The GPUs that a pod asks for, its own; with too few on this machine it sees them all."""
+    limits = container.get("resources", {}).get("limits", {})
+    count = int(limits.get(names.GPU_RESOURCE, 0))
+    index = int(pod["metadata"].get("labels", {}).get(REPLICA_INDEX, 0))
+    mine = devices[index * count : (index + 1) * count]
+    return {DEVICES_VARIABLE: ",".join(mine)} if count and len(mine) == count else {}
 
 
 def _value(pod: Mapping[str, Any], variable: Mapping[str, Any]) -> str:

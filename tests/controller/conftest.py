@@ -197,3 +197,13 @@ def field(path):
 def machine(tmp_path):
     """A folder in which fake jobs run."""
     return Machine(tmp_path)
+
+
+@pytest.fixture
+def fake_render():
+    """Renders a stage whose pod runs a program, by stage name."""
+
+    def render(programs):
+        return lambda _, stage, attempt: manifests(stage, attempt, programs[stage], grace=5, pods=1)
+
+    return render
