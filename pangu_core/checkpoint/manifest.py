@@ -7,7 +7,7 @@ in the tensor and its SHA-256. Reading is strict: what does not tile each tensor
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -86,6 +86,11 @@ class Manifest(Header):
     step: Count
     vocabulary: Vocabulary | None = None
     slices: tuple[StoredSlice, ...] = ()
+
+    @property
+    def header(self) -> Header:
+        """What it says of itself without its tensors."""
+        return Header(**{field.name: getattr(self, field.name) for field in fields(Header)})
 
     @property
     def has_optimizer(self) -> bool:

@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -173,34 +174,33 @@ def load_newest(
         CheckpointError: there are checkpoints, but none that can be trusted: the newest's error.
         PanguError: something else failed on some rank; raised on every rank.
     """
-
-    def listed() -> list[str]:
-        return [folder.name for folder in store.candidates()] if rank == 0 else []
-
-    first: Failure | None = None
-    for name in together(listed, gather)[0]:
-        result = attempt(lambda name=name: load(Checkpoint.open(store.root / name)))  # type: ignore[misc]
+    candidates = store.candidates() if rank == 0 else iter(())
+    newest: Failure | None = None
+    while folder := together(lambda: next(candidates, None), gather)[0]:
+        result = attempt(partial(_open_and_load, store.root / folder.name, load))
         failures = [f for f in gather(result if isinstance(result, Failure) else None) if f]
         if not failures:
             assert not isinstance(result, Failure)
             return result
-        first = first or failures[0]
         for failure in failures:
             if failure.kind is not CheckpointError:
                 raise failure.error()
-        logger.warning("cannot use %s, trying the one before: %s", name, failures[0].error())
-    if first is None and not any(together(store.has_folders, gather)):
-        return None
-    raise (
-        first.error()
-        if first
-        else CheckpointError(
+        newest = newest or failures[0]
+        logger.warning("skipped %s, trying the one before: %s", folder.name, failures[0].error())
+    if newest is not None:
+        raise newest.error()
+    if any(together(store.has_folders, gather)):
+        raise CheckpointError(
             str(store.root),
             seen="only checkpoints whose manifest is missing or damaged",
             rule="must hold one that can be trusted",
             fix="restore one from a copy, or delete them to start again",
         )
-    )
+    return None
+
+
+def _open_and_load(folder: Path, load: Callable[[Checkpoint], T]) -> T:
+    return load(Checkpoint.open(folder))
 
 
 def holds_checkpoint(path: Path) -> bool:

@@ -86,8 +86,7 @@ def reshard(
         for name, shape in parameter_shapes(manifest.model).items():
             key = key_of(group, name)
             tensors[key] = incoming(key, shape, dtype if group == MODEL else None)
-    header = Header(**{name: getattr(manifest, name) for name in Header.__dataclass_fields__})
-    header = replace(header, layout=Layout(tp, 1), dtype=dtype or manifest.dtype)
+    header = replace(manifest.header, layout=Layout(tp, 1), dtype=dtype or manifest.dtype)
     target = Target(folder, header, manifest.step, source.vocabulary(), replace_old)
     return write_stream(target, tensors, report)
 

@@ -1,9 +1,12 @@
 """Saving and loading: whole or invisible, checked while read, refused when of other sizes."""
 
 import json
+import re
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 
 from pangu_core.checkpoint.manifest import Layout, check_sizes, parse, read_manifest
@@ -116,3 +119,63 @@ def test_the_vocabulary_travels_with_the_weights(small, tmp_path):
     copy.write_bytes(b"others")
     with pytest.raises(CheckpointError, match=r"vocab.model"):
         checkpoint.vocabulary()
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_whatever_happens_to_a_shard_it_reads_the_same_or_not_at_all(shard, data):
+    tensors, folder, original = shard
+    name = "model-00000.safetensors"
+    damaged = bytearray(original)
+    for position in data.draw(st.lists(st.integers(0, len(original) - 1), max_size=3)):
+        damaged[position] = data.draw(st.integers(0, 255))
+    (folder / name).write_bytes(damaged[: data.draw(st.integers(0, 2 * len(original)))])
+    checkpoint = Checkpoint.open(folder)
+    try:
+        found = {key: checkpoint.read(key, whole(tuple(t.shape))) for key, t in tensors.items()}
+    except CheckpointError:
+        return
+    assert all(torch.equal(found[key], tensor) for key, tensor in tensors.items())
+
+
+@pytest.fixture(scope="module")
+def shard(small, tmp_path_factory):
+    tensors = small.tensors(optimizer=False)
+    store = Store(tmp_path_factory.mktemp("shard"))
+    folder = store.save(1, small.pieces(tensors, Layout()), small.header()).folder
+    return tensors, folder, (folder / "model-00000.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (b"\xff" * 8, "a header of 18446744073709551615 bytes at offset 0"),
+        (b"\x02\0\0\0\0\0\0\0[]", "must be a JSON object"),
+        (b"\x02\0\0\0\0\0\0\0{]", "offset 8"),
+        (b'\x0c\0\0\0\0\0\0\0{"x": 12345}', "must have dtype, shape, data_offsets"),
+        (b"\x01", "a header of 1 bytes at offset 0"),
+    ],
+)
+def test_a_header_is_not_trusted(header, message, tmp_path):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(header)
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        TensorFile(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "offsets", "message"),
+    [
+        ([2**40], [0, 2**42], "must end within the file"),
+        ([2], [0, 4], "a shape that fits its data_offsets"),
+        ([-1], [0, -4], "a shape that fits its data_offsets"),
+        ([True], [0, 4], "a shape that fits its data_offsets"),
+    ],
+)
+def test_a_tensor_cannot_reach_outside_its_file(shape, offsets, message, tmp_path):
+    table = {"x": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}
+    text = json.dumps(table).encode()
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+    with pytest.raises(CheckpointError, match=message):
+        TensorFile(path)
