@@ -25,6 +25,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "export": ("controller.data_plane:export", "Turn our weights into other programs'."),
     "verify": ("controller.data_plane:verify", "Check every byte of a checkpoint."),
     "generate": ("controller.data_plane:generate", "Write Chinese, going on from a prompt."),
+    "report": ("controller.data_plane:report", "Write a page about a run: losses, speed, text."),
 }
 DEBUG_VARIABLE: Final = "PANGU_DEBUG"
 EXIT_INTERRUPTED: Final = 130

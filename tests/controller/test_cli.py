@@ -33,6 +33,7 @@ def test_the_verbs_are_these(capsys):
         "export",
         "verify",
         "generate",
+        "report",
     ]
     assert main(["--help"]) == 0
     listed = capsys.readouterr().out
