@@ -20,7 +20,7 @@ from pangu_core.reporting.ngrams import NgramLosses
 INK: Final = "#010203"
 # Each has a contrast of 3 or more on white and on the dark page.
 BLUE, ORANGE, GREEN, RED, GREY = "#3b82f6", "#d97706", "#16a34a", "#dc2626", "#868c96"
-SETTINGS: Final = {
+SETTINGS: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "pangu",  # the same run gives the same page
     "font.size": 10,
@@ -138,9 +138,8 @@ def _top(steps: Sequence[Step]) -> float | None:
 
 def _svg(name: str, draw: Callable[[Axes], None], *, height: float = 3.2) -> str:
     """One plot as an ``svg`` element; ``name`` keeps its ids apart from other plots'."""
-    context: Any = mpl.rc_context(SETTINGS)
     buffer = io.StringIO()
-    with context:
+    with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(8.0, height), layout="constrained")
         draw(figure.subplots())
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
