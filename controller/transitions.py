@@ -1,6 +1,15 @@
 """What changed between two statuses, as sentences for people: one line each. Pure."""
 
+from typing import Final
+
 from controller.status import JobStatus, PastAttempt, StageStatus
+
+_PHASES: Final = {
+    "Suspending": "stopping: pods save what they have and end",
+    "Suspended": "stopped; run again to continue",
+    "Complete": "complete",
+    "Failed": "failed",
+}
 
 
 def transitions(before: JobStatus, after: JobStatus) -> tuple[str, ...]:
@@ -19,14 +28,6 @@ def transitions(before: JobStatus, after: JobStatus) -> tuple[str, ...]:
     if after.phase != before.phase and after.phase in _PHASES:
         lines.append(_PHASES[after.phase])
     return tuple(lines)
-
-
-_PHASES = {
-    "Suspending": "stopping: pods save what they have and end",
-    "Suspended": "stopped; run again to continue",
-    "Complete": "complete",
-    "Failed": "failed",
-}
 
 
 def describe(stage: StageStatus) -> str:
