@@ -3,6 +3,7 @@
 The corpus is cut into chunks of whole documents. Workers write each chunk's tokens as a small
 token file into a work folder beside the output; a chunk that is there is not done again. At the
 end the chunks are joined in order, so the result does not depend on workers, kills or restarts.
+``prefix.done`` is written last and says which inputs and settings the output is of.
 """
 
 import hashlib
@@ -92,6 +93,21 @@ class Chunk:
         return sum(piece.num_bytes for piece in self.pieces)
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """The chunks in order, and where they are kept until all are done."""
+
+    key: str
+    chunks: tuple[Chunk, ...]
+    work: Path
+    done: Path
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the output is said to be of this very plan."""
+        return self.done.exists() and self.done.read_text() == self.key
+
+
 def preprocess(corpus: Corpus, *, on_progress: Callable[[Report], None]) -> Report:
     """Write ``corpus.output`` and call ``on_progress`` after every chunk.
 
@@ -99,19 +115,22 @@ def preprocess(corpus: Corpus, *, on_progress: Callable[[Report], None]) -> Repo
         DataError: a file cannot be read as documents, or there is no document at all.
     """
     begin = time.monotonic()
-    work, chunks = _plan(corpus)
-    report = Report(total_bytes=sum(chunk.num_bytes for chunk in chunks))
-    finished = {chunk: file for chunk in chunks if (file := _finished(chunk.prefix))}
+    plan = _plan(corpus)
+    report = Report(total_bytes=sum(chunk.num_bytes for chunk in plan.chunks))
+    if plan.is_done and (output := _finished(corpus.output)):
+        shutil.rmtree(plan.work, ignore_errors=True)
+        return _reused(report, report.total_bytes, output)
+    _clear_other_work(plan)
+    finished = {chunk: file for chunk in plan.chunks if (file := _finished(chunk.prefix))}
     for chunk, file in finished.items():
-        report = replace(
-            _add(report, chunk, file), reused_bytes=report.reused_bytes + chunk.num_bytes
-        )
+        report = _reused(report, chunk.num_bytes, file)
     on_progress(report)
     for chunk in _encode(
-        [chunk for chunk in chunks if chunk not in finished], num_workers=corpus.num_workers
+        [chunk for chunk in plan.chunks if chunk not in finished], num_workers=corpus.num_workers
     ):
         finished[chunk] = TokenFile.open(chunk.prefix)
-        report = replace(_add(report, chunk, finished[chunk]), seconds=time.monotonic() - begin)
+        report = _add(report, chunk.num_bytes, finished[chunk])
+        report = replace(report, seconds=time.monotonic() - begin)
         on_progress(report)
     if not report.num_documents:
         raise DataError(
@@ -120,8 +139,7 @@ def preprocess(corpus: Corpus, *, on_progress: Callable[[Report], None]) -> Repo
             rule="must hold at least one document",
             fix="name files with text in them",
         )
-    concatenate([finished[chunk] for chunk in chunks], corpus.output, staging=work)
-    shutil.rmtree(work)
+    _commit(plan, [finished[chunk] for chunk in plan.chunks], corpus.output)
     return replace(report, seconds=time.monotonic() - begin)
 
 
@@ -151,25 +169,39 @@ def _items(document: str, tokenizer: Tokenizer, encoding: Encoding) -> list[list
     return items
 
 
-def _plan(corpus: Corpus) -> tuple[Path, list[Chunk]]:
-    """The work folder, cleared of other plans, and the chunks in order."""
+def _plan(corpus: Corpus) -> _Plan:
     total = sum(path.stat().st_size for path in corpus.files)
     chunk_bytes = min(max(total // CHUNKS_AT_MOST, SMALLEST_CHUNK_BYTES), LARGEST_CHUNK_BYTES)
     pieces = plan_chunks(corpus.files, form=corpus.encoding.form, chunk_bytes=chunk_bytes)
     key = hashlib.sha256(repr((corpus.fingerprint, pieces)).encode()).hexdigest()[:16]
-    name = f".{corpus.output.name}.work-"
-    work = corpus.output.with_name(name + key)
-    work.mkdir(parents=True, exist_ok=True)
-    for other in work.parent.iterdir():
-        if other.name.startswith(name) and other != work:
-            shutil.rmtree(other, ignore_errors=True)
-    return work, [
+    work = corpus.output.with_name(f".{corpus.output.name}.work-{key}")
+    chunks = tuple(
         Chunk(chunk, work / f"{index:06d}", corpus.encoding) for index, chunk in enumerate(pieces)
-    ]
+    )
+    return _Plan(key, chunks, work, done=sibling(corpus.output, ".done"))
+
+
+def _clear_other_work(plan: _Plan) -> None:
+    """Make the work folder, and remove those of other inputs or settings."""
+    plan.work.mkdir(parents=True, exist_ok=True)
+    stem = plan.work.name.removesuffix(plan.key)
+    for folder in plan.work.parent.iterdir():
+        if folder.name.startswith(stem) and folder != plan.work:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _commit(plan: _Plan, parts: Sequence[TokenFile], output: Path) -> None:
+    """Publish the joined chunks; killed anywhere, the next run has all that it needs."""
+    plan.done.unlink(missing_ok=True)
+    concatenate(parts, output, staging=plan.work)
+    passing = plan.work / "done"
+    passing.write_text(plan.key)
+    passing.replace(plan.done)
+    shutil.rmtree(plan.work)
 
 
 def _finished(prefix: Path) -> TokenFile | None:
-    """A chunk's tokens, if they are there and whole."""
+    """Tokens of an earlier run, if they are there and whole."""
     if not sibling(prefix, ".idx").exists():
         return None
     try:
@@ -178,10 +210,15 @@ def _finished(prefix: Path) -> TokenFile | None:
         return None
 
 
-def _add(report: Report, chunk: Chunk, file: TokenFile) -> Report:
+def _reused(report: Report, num_bytes: int, file: TokenFile) -> Report:
+    added = _add(report, num_bytes, file)
+    return replace(added, reused_bytes=report.reused_bytes + num_bytes)
+
+
+def _add(report: Report, num_bytes: int, file: TokenFile) -> Report:
     return replace(
         report,
-        num_bytes=report.num_bytes + chunk.num_bytes,
+        num_bytes=report.num_bytes + num_bytes,
         num_documents=report.num_documents + file.num_document_bounds - 1,
         num_tokens=report.num_tokens + file.num_tokens,
     )

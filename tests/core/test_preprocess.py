@@ -113,10 +113,11 @@ def test_the_bytes_do_not_depend_on_workers_or_chunks(
     assert [r.num_bytes for r in reports] == sorted(r.num_bytes for r in reports)
     assert len(reports) > 4
     monkeypatch.undo()
-    preprocess(replace(corpus, num_workers=1), on_progress=ignore)
+    assert preprocess(replace(corpus, num_workers=1), on_progress=ignore).reused_bytes == 0
     assert bytes_of(corpus.output) == first
     assert sorted(path.name for path in corpus.output.parent.iterdir()) == [
         "tokens.bin",
+        "tokens.done",
         "tokens.idx",
     ]
 
@@ -141,6 +142,23 @@ def test_a_damaged_chunk_is_done_again(corpus: Corpus) -> None:
     report = preprocess(corpus, on_progress=ignore)
     assert report.reused_bytes == 0
     assert TokenFile.open(corpus.output).num_items == 360
+
+
+def test_a_kill_while_cleaning_up_costs_nothing(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(folder: Path) -> None:
+        (folder / "000000.idx").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preprocessing.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            preprocess(corpus, on_progress=ignore)
+    report = preprocess(corpus, on_progress=ignore)
+    assert report.reused_bytes == report.num_bytes == report.total_bytes
+    assert report.num_documents == 360
+    assert not list(corpus.output.parent.glob(".tokens.work-*"))
 
 
 def test_other_settings_start_afresh(corpus: Corpus) -> None:
