@@ -375,6 +375,10 @@ class ConvertConfig(Settings):
     """Format to write."""
     dtype: Literal["fp32", "bf16", "fp16"] | None = None
     """Cast the weights; None: as they are."""
+    optimizer: bool = False
+    """Carry the optimizer's moments along, which the source must have."""
+    strategy: str | None = None
+    """How a distributed MindSpore checkpoint is cut: its strategy file; default: found beside it."""
     model: ModelConfig | None = None
     """Sizes, where the source does not carry the head count."""
 

@@ -76,6 +76,20 @@ def reshard(
     """
     manifest = source.manifest
     _check_heads(manifest.model.num_heads, tp)
+    tensors = tensors_of(source, optimizer=optimizer, dtype=dtype)
+    header = replace(manifest.header, layout=Layout(tp, 1), dtype=dtype or manifest.dtype)
+    target = Target(folder, header, manifest.step, source.vocabulary(), replace_old)
+    return write_stream(target, tensors, report)
+
+
+def tensors_of(
+    source: Checkpoint, *, optimizer: bool = False, dtype: DTypeName | None = None
+) -> dict[str, Incoming]:
+    """Key -> whole tensor of a checkpoint; ``dtype`` casts the weights, never the moments.
+
+    Raises:
+        CheckpointError: the checkpoint has no moments though they are wanted.
+    """
 
     def incoming(key: str, shape: Shape, cast: DTypeName | None) -> Incoming:
         stored = cast or source.slices(key)[0].dtype
@@ -83,12 +97,10 @@ def reshard(
 
     tensors = {}
     for group in (MODEL, *MOMENTS) if optimizer else (MODEL,):
-        for name, shape in parameter_shapes(manifest.model).items():
+        for name, shape in parameter_shapes(source.manifest.model).items():
             key = key_of(group, name)
             tensors[key] = incoming(key, shape, dtype if group == MODEL else None)
-    header = replace(manifest.header, layout=Layout(tp, 1), dtype=dtype or manifest.dtype)
-    target = Target(folder, header, manifest.step, source.vocabulary(), replace_old)
-    return write_stream(target, tensors, report)
+    return tensors
 
 
 def write_stream(

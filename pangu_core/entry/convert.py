@@ -17,6 +17,7 @@ from pangu_core.entry.rewriting import (
     target_argument,
 )
 from pangu_core.messages import Termination
+from pangu_core.workspace import resolve
 
 # Who writes when no job does.
 BY_HAND: Final = RunIdentity(name="by-hand", uid="by-hand")
@@ -25,16 +26,27 @@ BY_HAND: Final = RunIdentity(name="by-hand", uid="by-hand")
 def convert_stage(stage: str) -> Termination:
     """The pod's work of ``convert`` and ``export``: everything is in the config file."""
     config = process.read_config(ConvertConfig)
+    strategy = resolve(config.strategy) if config.strategy else None
     return run_stage(
         stage,
         config,
-        lambda source, target: formats.convert(source, target, config, replace_old=True),
+        lambda source, target: formats.convert(
+            source, target, config, strategy=strategy, replace_old=True
+        ),
+        inputs=lambda source: formats.reader(source, config.from_format).inputs(source),
+        is_written=formats.writer(config.to_format).is_written,
     )
 
 
 def convert_by_hand(config: ConvertConfig, num_heads: int | None = None) -> Termination:
     """A direct call: paths are the file system's own, and nothing is replaced."""
-    digest = formats.convert(Path(config.source), Path(config.target), config, num_heads=num_heads)
+    digest = formats.convert(
+        Path(config.source),
+        Path(config.target),
+        config,
+        strategy=Path(config.strategy) if config.strategy else None,
+        num_heads=num_heads,
+    )
     return Termination(code=0, output=config.target, manifest_sha256=digest)
 
 
@@ -44,6 +56,8 @@ def convert_by_hand(config: ConvertConfig, num_heads: int | None = None) -> Term
 @click.option("--from", "from_format", default="auto", help="Format of SOURCE.")
 @click.option("--to", "to_format", default="pangu", help="Format of TARGET.")
 @click.option("--heads", type=click.IntRange(min=1), help="Attention heads, if SOURCE is silent.")
+@click.option("--strategy", help="Strategy file of a distributed MindSpore checkpoint.")
+@click.option("--optimizer", is_flag=True, help="Carry the optimizer's moments along.")
 @dtype_option
 def main(
     source: Path | None,
@@ -51,6 +65,8 @@ def main(
     from_format: str,
     to_format: str,
     heads: int | None,
+    strategy: str | None,
+    optimizer: bool,
     dtype: DTypeName | None,
 ) -> None:
     """Read the weights in SOURCE, of any format known, and write them to TARGET.
@@ -67,6 +83,8 @@ def main(
         from_format=from_format,
         to_format=to_format,
         dtype=dtype,
+        optimizer=optimizer,
+        strategy=strategy,
     )
     sys.exit(process.run("convert", lambda: convert_by_hand(config, heads)))
 

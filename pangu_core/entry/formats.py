@@ -1,19 +1,19 @@
-"""Weight formats: which ones are there, which one a folder holds, and how each is brought over."""
+"""The table of weight formats, which one a source is of, and how one becomes another."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-from pangu_core.checkpoint import npy
-from pangu_core.checkpoint.manifest import Header
-from pangu_core.checkpoint.store import holds_checkpoint
-from pangu_core.checkpoint.stream import Target, write_stream
+from pangu_core.checkpoint.formats import npy, pangu
+from pangu_core.checkpoint.formats.form import Reader, Request, Writer
 from pangu_core.config import ConvertConfig
 from pangu_core.entry.progress import progress
-from pangu_core.entry.rewriting import rewrite
 from pangu_core.errors import ConfigError
 
-READABLE: Final = ("pangu", "npy")
-WRITABLE: Final = ("pangu",)
+# In the order in which a source is looked at.
+READERS: Final[Mapping[str, Reader]] = {"npy": npy, "pangu": pangu}
+WRITERS: Final[Mapping[str, Writer]] = {"pangu": pangu}
+T = TypeVar("T")
 
 
 def convert(
@@ -21,49 +21,62 @@ def convert(
     target: Path,
     config: ConvertConfig,
     *,
+    strategy: Path | None = None,
     num_heads: int | None = None,
     replace_old: bool = False,
 ) -> str:
-    """Write the weights of ``source`` as a checkpoint; returns the SHA-256 of its manifest.
+    """Write the weights of ``source`` in another format; returns a SHA-256 of the result.
 
     Raises:
         ConfigError: a format that cannot be read or written, or sizes that are not known.
         CheckpointError: the source is damaged or of other sizes than configured.
     """
-    _check("toFormat", config.to_format, WRITABLE)
-    if detect(source, config.from_format) == "pangu":
-        return rewrite("convert", source, target, dtype=config.dtype, replace_old=replace_old)
-    model = npy.sizes_of(source, config.model, num_heads)
-    tensors = npy.incoming(source, model, config.dtype)
-    dtype = tensors["model/word_embedding.weight"].dtype
-    header = Header(model=model, run=config.run, dtype=dtype)
+    to_format = writer(config.to_format)
+    request = Request(
+        run=config.run,
+        model=config.model,
+        num_heads=num_heads,
+        dtype=config.dtype,
+        optimizer=config.optimizer,
+        strategy=strategy,
+    )
+    weights = reader(source, config.from_format).read(source, request)
     with progress("convert") as report:
-        return write_stream(Target(target, header, replace=replace_old), tensors, report)
+        return to_format.write(
+            weights, target, request=request, replace_old=replace_old, report=report
+        )
 
 
-def detect(source: Path, named: str) -> str:
-    """The format of a folder: the one that is named, or found by looking.
+def reader(source: Path, named: str) -> Reader:
+    """The format of a source: the one that is named, or found by looking.
 
     Raises:
         ConfigError: it is of no format that can be read.
     """
     if named != "auto":
-        _check("fromFormat", named, READABLE)
-        return named
-    if npy.is_npy_folder(source):
-        return "npy"
-    if holds_checkpoint(source):
-        return "pangu"
+        return _choose("fromFormat", named, READERS)
+    for form in READERS.values():
+        if form.detect(source):
+            return form
     raise ConfigError(
         "source",
         seen=str(source),
-        rule=f"must hold weights of one of the formats {', '.join(READABLE)}",
+        rule=f"must hold weights of one of the formats {', '.join(READERS)}",
         fix="check the path",
     )
 
 
-def _check(field: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(
-            field, seen=value, rule="is not built yet", fix=f"use {' or '.join(known)}"
-        )
+def writer(named: str) -> Writer:
+    """The format of a target.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    return _choose("toFormat", named, WRITERS)
+
+
+def _choose(field: str, named: str, known: Mapping[str, T]) -> T:
+    if named not in known:
+        fix = f"use {' or '.join(known)}"
+        raise ConfigError(field, seen=named, rule="is not built yet", fix=fix)
+    return known[named]

@@ -1,11 +1,11 @@
 """What split, merge, convert and export share: a folder read, a checkpoint folder written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import click
 
-from pangu_core.checkpoint.manifest import FILE_NAME
+from pangu_core.checkpoint.formats import pangu
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.store import find_checkpoint
 from pangu_core.checkpoint.stream import reshard
@@ -62,13 +62,18 @@ def reshard_stage(stage: str) -> Termination:
             replace_old=True,
         )
 
-    return run_stage(stage, config, write)
+    return run_stage(stage, config, write, inputs=pangu.inputs, is_written=pangu.is_written)
 
 
 def run_stage(
-    stage: str, config: ReshardConfig | ConvertConfig, write: Callable[[Path, Path], str]
+    stage: str,
+    config: ReshardConfig | ConvertConfig,
+    write: Callable[[Path, Path], str],
+    *,
+    inputs: Callable[[Path], Iterable[Path]],
+    is_written: Callable[[Path], bool],
 ) -> Termination:
-    """Call ``write(source, target)`` unless the same was done before.
+    """Call ``write(source, target)`` unless the same was done before from the same ``inputs``.
 
     The target belongs to the run, so an older result there is replaced as a whole.
     """
@@ -81,9 +86,9 @@ def run_stage(
     return run_once(
         stage,
         config.run.name,
-        fingerprint(config, _inputs(source)),
+        fingerprint(config, inputs(source)),
         work,
-        still_there=lambda: (target / FILE_NAME).is_file(),
+        still_there=lambda: is_written(target),
     )
 
 
@@ -96,9 +101,3 @@ def require_both(source: Path | None, target: Path | None) -> tuple[Path, Path]:
     if source is None or target is None:
         raise click.UsageError("name SOURCE and TARGET, or neither to read the config file")
     return source, target
-
-
-def _inputs(source: Path) -> list[Path]:
-    """The files whose change means that the work must be done again."""
-    files = sorted(source.glob("*.npy"))
-    return files or [find_checkpoint(source) / FILE_NAME]

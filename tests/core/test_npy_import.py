@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from pangu_core.checkpoint import npy
-from pangu_core.checkpoint.manifest import Header
-from pangu_core.checkpoint.mindspore import is_transposed, original_name
+from pangu_core.checkpoint.formats import npy
+from pangu_core.checkpoint.formats.form import Request
+from pangu_core.checkpoint.formats.mindspore_names import is_transposed, original_name
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.stream import Target, write_stream
-from pangu_core.config import ConvertConfig, ModelConfig, RunIdentity
+from pangu_core.config import PRESETS, ConvertConfig, ModelConfig, RunIdentity
 from pangu_core.entry.formats import convert
 from pangu_core.errors import CheckpointError, ConfigError
 from pangu_core.layout import parameter_shapes, whole
@@ -36,15 +36,23 @@ def write_folder(folder, model, dtype=np.float32):
     return folder
 
 
-def import_folder(source, target, model):
-    tensors = npy.incoming(source, model)
-    write_stream(Target(target, Header(model=model, run=RUN)), tensors)
+def read(folder, **request):
+    return npy.read(folder, Request(run=RUN, **request))
+
+
+def sizes(folder, **request):
+    return read(folder, **request).header.model
+
+
+def import_folder(source, target, **request):
+    weights = read(source, **request)
+    write_stream(Target(target, weights.header), weights.tensors)
     return Checkpoint.open(target)
 
 
 def test_every_parameter_arrives_in_our_orientation(folder, tmp_path):
-    model = npy.sizes_of(folder, num_heads=2)
-    checkpoint, start = import_folder(folder, tmp_path / "out", model), 0
+    model = sizes(folder, num_heads=2)
+    checkpoint, start = import_folder(folder, tmp_path / "out", model=model), 0
     for name, shape in parameter_shapes(model).items():
         expected = torch.arange(start, start + int(np.prod(shape))).reshape(shape).float()
         assert torch.equal(checkpoint.read(f"model/{name}", whole(shape)), expected), name
@@ -52,42 +60,38 @@ def test_every_parameter_arrives_in_our_orientation(folder, tmp_path):
 
 
 def test_sizes_come_from_the_files(folder):
-    model = npy.sizes_of(folder, num_heads=4)
+    model = sizes(folder, num_heads=4)
     assert (model.num_layers, model.hidden_size, model.vocab_size) == (2, 4, 11)
     assert (model.num_heads, model.sequence_length, model.activation) == (4, 3, "gelu_tanh")
 
 
 def test_unknown_heads_are_asked_for(folder):
     with pytest.raises(ConfigError, match="do not say how many attention heads"):
-        npy.sizes_of(folder)
+        read(folder)
 
 
 def test_the_heads_of_a_published_network_are_known(tmp_path):
     tmp_path.joinpath("npy").mkdir()
-    for name, shape in {
-        "word_embedding.weight": (40_000, 1024),
-        "position_embedding.weight": (1024, 1024),
-        **{f"layers.{index}.ln1.weight": (1024,) for index in range(23)},
-    }.items():
+    for name, shape in parameter_shapes(PRESETS["350M"]).items():
         path = tmp_path / "npy" / f"{original_name(name)}.npy"
-        np.lib.format.open_memmap(path, "w+", np.float16, shape)  # sparse: takes no space
-    assert npy.sizes_of(tmp_path / "npy").num_heads == 16
+        stored = shape[::-1] if is_transposed(name) else shape
+        np.lib.format.open_memmap(path, "w+", np.float16, stored)  # sparse: takes no space
+    assert sizes(tmp_path / "npy").num_heads == 16
 
 
 def test_surplus_vocabulary_rows_are_dropped(folder, tmp_path):
-    sizes = npy.sizes_of(folder, num_heads=2)
-    model = sizes.model_copy(update={"vocab_size": 9})
-    assert npy.sizes_of(folder, model) == model
-    table = import_folder(folder, tmp_path / "out", model).read(
+    model = sizes(folder, num_heads=2).model_copy(update={"vocab_size": 9})
+    assert sizes(folder, model=model) == model
+    table = import_folder(folder, tmp_path / "out", model=model).read(
         "model/word_embedding.weight", ((0, 9), (0, 4))
     )
     assert torch.equal(table, torch.arange(36.0).reshape(9, 4))
 
 
 def test_other_sizes_than_configured_are_named(folder):
-    model = npy.sizes_of(folder, num_heads=2).model_copy(update={"sequence_length": 7})
+    model = sizes(folder, num_heads=2).model_copy(update={"sequence_length": 7})
     with pytest.raises(CheckpointError, match="sequence_length: 3: must equal the configured 7"):
-        npy.sizes_of(folder, model)
+        read(folder, model=model)
 
 
 @pytest.mark.parametrize(
@@ -99,28 +103,28 @@ def test_other_sizes_than_configured_are_named(folder):
     ],
 )
 def test_a_wrong_file_is_named(folder, array, message):
-    model = npy.sizes_of(folder, num_heads=2)
+    model = sizes(folder, num_heads=2)
     path = folder / "backbone.blocks.0.attention.dense2.weight.npy"
     np.save(path, array, allow_pickle=True)
     with pytest.raises(CheckpointError, match=message) as caught:
-        npy.incoming(folder, model)
+        read(folder, model=model)
     assert caught.value.subject == str(path)
 
 
 @pytest.mark.parametrize("size", [0, 5, 100, 140])
 def test_a_truncated_file_is_named(folder, size):
-    model = npy.sizes_of(folder, num_heads=2)
+    model = sizes(folder, num_heads=2)
     path = folder / "backbone.top_query_layer.output.mapping.weight.npy"
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(CheckpointError, match=r"mapping.weight.npy"):
-        npy.incoming(folder, model)
+        read(folder, model=model)
 
 
 def test_a_missing_file_is_named(folder):
-    model = npy.sizes_of(folder, num_heads=2)
+    model = sizes(folder, num_heads=2)
     (folder / "backbone.layernorm.beta.npy").unlink()
-    with pytest.raises(CheckpointError, match=r"layernorm.beta.npy: no such file"):
-        npy.incoming(folder, model)
+    with pytest.raises(CheckpointError, match=r"no backbone\.layernorm\.beta"):
+        read(folder, model=model)
 
 
 def test_half_precision_and_column_order_are_kept(folder, tmp_path):
@@ -128,8 +132,7 @@ def test_half_precision_and_column_order_are_kept(folder, tmp_path):
     np.save(path, np.linspace(0, 1, 4).astype(">f2"))
     table = folder / "backbone.position_embedding.embedding_table.npy"
     np.save(table, np.asfortranarray(np.load(table)))
-    model = npy.sizes_of(folder, num_heads=2)
-    checkpoint = import_folder(folder, tmp_path / "out", model)
+    checkpoint = import_folder(folder, tmp_path / "out", num_heads=2)
     gamma = checkpoint.read("model/ln_f.weight", ((0, 4),))
     assert torch.equal(gamma, torch.linspace(0, 1, 4).half())
     positions = checkpoint.read("model/position_embedding.weight", ((0, 3), (0, 4)))
