@@ -19,6 +19,7 @@ from pangu_core.errors import (
     EXIT_UNEXPECTED,
     RendezvousError,
     StallError,
+    Stopped,
 )
 from pangu_core.launch.heartbeat import Pulse
 from pangu_core.launch.memory import oom_kills
@@ -171,9 +172,10 @@ class Agent:
             logger.info("asked to stop: the ranks save at the next step boundary")
             ranks.send(signal.SIGTERM)
             return None
-        clean = ranks is None
-        self._end_round(clean=clean, cause=None)
-        return self._stopped(clean=clean)
+        if ranks is None:
+            return self._stopped("it had no ranks")
+        self._end_round(clean=False, cause=None)
+        return self._stopped("no step was made yet")
 
     # Ranks
 
@@ -203,8 +205,9 @@ class Agent:
         if verdict.kind == "complete" and self._outcome:
             return _termination(self._outcome)
         if self._leaving:
-            self._end_round(clean=verdict.kind == "rejoin", cause=None)
-            return self._stopped(clean=verdict.kind == "rejoin", failure=failure)
+            saved = verdict.kind == "rejoin"
+            self._end_round(clean=saved, cause=None)
+            return self._stopped(_SAVED) if saved else self._stopped(_NOT_SAVED, failure)
         if verdict.kind == "failed":
             self._outcome = failure
             self._end_round(clean=False, cause=None)
@@ -245,7 +248,7 @@ class Agent:
             if self._is_done() and self._outcome:
                 return _termination(self._outcome)
             self._end_round(clean=False, cause=None if self._leaving else "stuck")
-            return self._stopped(clean=False) if self._leaving else None
+            return self._stopped(_NOT_SAVED) if self._leaving else None
         for local, pulse in enumerate(ranks.pulses):
             limit = self._limits.stall.limit(pulse)
             if pulse.silence_seconds(now) > limit:
@@ -324,13 +327,13 @@ class Agent:
         if verdict.kind in ("failed", "complete"):
             return self._conclude(ranks, verdict)
         self._end_round(clean=False, cause="peer")
-        return self._stopped(clean=False) if self._leaving else None
+        return self._stopped(_NOT_SAVED) if self._leaving else None
 
     def _finish(self, outcome: Outcome) -> Termination | None:
         """The attempt is over: let the ranks end if it succeeded, else kill them."""
         if outcome.code != EXIT_COMPLETE:
             self._end_round(clean=False, cause=None)
-            return self._stopped(clean=False) if self._leaving else _termination(outcome)
+            return self._stopped(_NOT_SAVED) if self._leaving else _termination(outcome)
         self._outcome = self._outcome or outcome
         self._hurry(self._limits.finish)
         return None
@@ -364,19 +367,20 @@ class Agent:
         if not self._client.say_gone(Beat(**last), wait_seconds=seconds):
             logger.warning("the store did not hear this node's end")
 
-    def _stopped(self, *, clean: bool, failure: Outcome | None = None) -> Termination:
+    def _stopped(self, how: str, failure: Outcome | None = None) -> Termination:
         pulse = self._history.pulse
-        saved = "saved at a step boundary" if clean else "not saved: the last checkpoint holds"
         return Termination(
             code=EXIT_STOPPED,
-            error=failure.error if failure and not clean else "Stopped",
-            message=f"asked to stop; {saved}",
-            traceback=failure.traceback if failure and not clean else "",
+            error=failure.error if failure else Stopped.__name__,
+            message=f"asked to stop; {how}",
+            traceback=failure.traceback if failure else "",
             step=pulse.step,
             loss=pulse.loss,
         )
 
 
+_SAVED: Final = "saved at a step boundary"
+_NOT_SAVED: Final = "not saved: the last checkpoint holds"
 _CAUSES: Final = {"rejoin": "resize", "lost": "peer"}
 
 

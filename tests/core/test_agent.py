@@ -189,6 +189,7 @@ def test_sigterm_saves_and_the_others_go_on(cluster):
     gang.agents["a"].terminate()
     code, words = gang.end("a")
     assert (code, words.error) == (143, "Stopped")
+    assert words.message == "asked to stop; saved at a step boundary"
     assert words.step > 0
     gang.round(world=1, after=1)
     gang.agents["b"].terminate()

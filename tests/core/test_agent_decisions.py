@@ -1,6 +1,8 @@
 """The launcher's pure parts: exit codes, stalls, settings, the cgroup's OOM counter."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -168,3 +170,9 @@ def test_kills_for_memory_are_counted_in_both_cgroup_versions(tmp_path, line, pa
     counter.parent.mkdir(parents=True)
     counter.write_text("low 0\noom_kill 3\n")
     assert oom_kills(tmp_path, membership) == 3
+
+
+@pytest.mark.parametrize("module", ["pangu_core.entry.train", "pangu_core.entry.store"])
+def test_launcher_and_store_never_load_torch(module):
+    code = f"import {module}, sys; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
