@@ -51,7 +51,7 @@ class Vocabulary:
     sha256: Sha256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there are tens of thousands of them
 class StoredSlice:
     """A part of one tensor, as it lies in one file under the tensor's key."""
 

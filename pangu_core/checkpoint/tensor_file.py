@@ -45,7 +45,7 @@ DTYPES: Final[dict[DTypeName, _DType]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One tensor of a file."""
 
