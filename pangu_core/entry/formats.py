@@ -6,13 +6,14 @@ from typing import Final, TypeVar
 
 from pangu_core.checkpoint.formats import npy, pangu
 from pangu_core.checkpoint.formats.form import Reader, Request, Writer
+from pangu_core.checkpoint.formats.mindspore import files as mindspore
 from pangu_core.config import ConvertConfig
 from pangu_core.entry.progress import progress
 from pangu_core.errors import ConfigError
 
 # In the order in which a source is looked at.
-READERS: Final[Mapping[str, Reader]] = {"npy": npy, "pangu": pangu}
-WRITERS: Final[Mapping[str, Writer]] = {"pangu": pangu}
+READERS: Final[Mapping[str, Reader]] = {"mindspore": mindspore, "npy": npy, "pangu": pangu}
+WRITERS: Final[Mapping[str, Writer]] = {"pangu": pangu, "mindspore": mindspore}
 T = TypeVar("T")
 
 

@@ -8,7 +8,7 @@ import torch
 
 from pangu_core.checkpoint.formats import npy
 from pangu_core.checkpoint.formats.form import Request
-from pangu_core.checkpoint.formats.mindspore_names import is_transposed, original_name
+from pangu_core.checkpoint.formats.mindspore.names import is_transposed, original_name
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.stream import Target, write_stream
 from pangu_core.config import PRESETS, ConvertConfig, ModelConfig, RunIdentity

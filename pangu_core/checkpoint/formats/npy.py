@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from pangu_core.checkpoint.formats.form import Request, Weights
-from pangu_core.checkpoint.formats.mindspore_names import spellings
-from pangu_core.checkpoint.formats.original import Stored, weights_of
+from pangu_core.checkpoint.formats.mindspore.names import spellings
+from pangu_core.checkpoint.formats.mindspore.tensors import Stored, weights_of
 from pangu_core.checkpoint.tensor_file import DTypeName
 from pangu_core.errors import CheckpointError
 

@@ -14,11 +14,11 @@ from typing import Final
 import torch
 
 from pangu_core.checkpoint.formats.form import Request, Weights
-from pangu_core.checkpoint.formats.mindspore_names import (
+from pangu_core.checkpoint.formats.mindspore.names import (
     is_pipeline_graph,
     is_transposed,
     key_of_original,
-    original_key,
+    original_of_key,
 )
 from pangu_core.checkpoint.manifest import MODEL, Group, Header, key_of
 from pangu_core.checkpoint.stream import Incoming
@@ -176,7 +176,7 @@ def _find(source: Path, named: Mapping[str, Stored], group: Group, parameter: st
     key = key_of(group, parameter)
     if key in named:
         return named[key]
-    raise _refusal(str(source), f"no {original_key(group, parameter)}", f"must hold {key}")
+    raise _refusal(str(source), f"no {original_of_key(key)}", f"must hold {key}")
 
 
 def _refusal(where: str, seen: str, rule: str) -> CheckpointError:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from pangu_core.checkpoint.manifest import MODEL, Group, key_of
+from pangu_core.checkpoint.manifest import MODEL, MOMENTS, key_of
 
 # The first spelling is the released files'; the second is the later MindSpore model's, the third
 # the training code's, which the original renames when it merges.
@@ -49,7 +49,7 @@ _LAYER: Final = {
     "mlp.down.bias": "output.projection.bias",
 }
 _TRANSPOSED: Final = ("attention.output.weight", "mlp.up.weight", "mlp.down.weight")
-_GROUPS: Final[dict[str, Group]] = {"adam_m.": "exp_avg", "adam_v.": "exp_avg_sq"}
+_PREFIXES: Final = {"model": "", "exp_avg": "adam_m.", "exp_avg_sq": "adam_v."}
 
 _OURS_TOP: Final = {spelling: ours for ours, row in _TOP.items() for spelling in row}
 _OURS_LAYER: Final = {theirs: ours for ours, theirs in _LAYER.items()}
@@ -76,10 +76,14 @@ def original_name(parameter: str) -> str:
     return f"backbone.blocks.{index}.{_LAYER[rest]}"
 
 
-def original_key(group: Group, parameter: str) -> str:
-    """As ``original_name``, for a moment too."""
-    prefix = "" if group == MODEL else next(p for p, g in _GROUPS.items() if g == group)
-    return f"{prefix}{original_name(parameter)}"
+def original_of_key(key: str) -> str:
+    """The released files' name of a tensor by our key, moments too.
+
+    Raises:
+        KeyError: the key is of no tensor of the model.
+    """
+    group, _, parameter = key.partition("/")
+    return f"{_PREFIXES[group]}{original_name(parameter)}"
 
 
 def spellings(parameter: str) -> tuple[str, ...]:
@@ -89,11 +93,8 @@ def spellings(parameter: str) -> tuple[str, ...]:
 
 def key_of_original(name: str) -> str | None:
     """Our key of a tensor by any of its names; None if it is neither weight nor moment."""
-    group: Group = MODEL
-    for prefix, moment in _GROUPS.items():
-        if name.startswith(prefix):
-            group, name = moment, name.removeprefix(prefix)
-    parameter = _parameter(name)
+    group = next((g for g in MOMENTS if name.startswith(_PREFIXES[g])), MODEL)
+    parameter = _parameter(name.removeprefix(_PREFIXES[group]))
     return None if parameter is None else key_of(group, parameter)
 
 

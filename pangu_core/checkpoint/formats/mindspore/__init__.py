@@ -1,0 +1,1 @@
+"""MindSpore's weight files: names, wire format, strategy files, shards."""
