@@ -1,0 +1,1 @@
+"""Files of ``torch.save`` read and written as data, tensor by tensor."""
