@@ -36,9 +36,13 @@ KILL_AT: Final = 0.4  # of the planned steps
 HELD_OUT_LIMIT: Final = 7.0  # nats a token
 POLL_SECONDS: Final = 0.2
 STOP_SECONDS: Final = 45.0  # for a run to save and end
-# "The economy of our country", "Xinhua, Beijing, January 31", "At the meeting he said".
-PROMPTS: Final = ("我国经济", "新华社北京1月31日电", "他在会上说")
-SAMPLING: Final = ("--max-new-tokens", "60", "--temperature", "0.8", "--top-p", "0.9")
+# "The economy of our country", "In the new year", "At the meeting he said".
+PROMPTS: Final = ("我国经济", "在新的一年里", "他在会上说")
+# The penalty keeps so young a model from rows of digits.
+SAMPLING: Final = (
+    *("--max-new-tokens", "60", "--temperature", "0.8", "--top-p", "0.9"),
+    *("--repetition-penalty", "1.2"),
+)
 NATURE: Final = (
     "From a model trained for minutes on one month of newspaper (People's Daily, January 1998)"
 )
@@ -69,7 +73,7 @@ def demonstrate(workspace: Path) -> int:
     run_to_end([sys.executable, str(ROOT / "tools" / "fetch_data.py")])
     prepare(workspace, job)
 
-    headline(f"pangu run {JOB_FILE.relative_to(ROOT)} --workspace {workspace}")
+    headline(f"pangu run {os.path.relpath(JOB_FILE)} --workspace {workspace}")
     command = [PANGU, "run", str(JOB_FILE), "--workspace", str(workspace)]
     with started(command) as child:
         killed_at = kill_one_rank(child, workspace / RunPaths(job.name).metrics)
@@ -168,7 +172,8 @@ def judge(findings: Findings, killed_at: float | None) -> list[str]:
         print(f"Steps done again                {restart.steps_redone:6}")
     loss = findings.held_out_loss
     if loss is None or not loss <= HELD_OUT_LIMIT:
-        problems.append(f"held-out loss {loss}, at most {HELD_OUT_LIMIT} is expected")
+        seen = "is not known" if loss is None else f"is {loss:.2f}"
+        problems.append(f"the held-out loss {seen}, at most {HELD_OUT_LIMIT} is expected")
     if loss is not None and findings.ngrams is not None:
         ngrams = findings.ngrams
         print(f"Held-out loss                   {loss:6.2f} nats a token")

@@ -41,7 +41,7 @@ def loss_plot(history: History, ngrams: NgramLosses | None) -> str:
     def draw(axes: Axes) -> None:
         steps = history.steps
         numbers, losses = [s.step for s in steps], [s.loss for s in steps]
-        axes.plot(numbers, losses, color=BLUE, alpha=0.45, linewidth=0.8, label="training, raw")
+        axes.plot(numbers, losses, color=BLUE, alpha=0.6, linewidth=0.7, label="training, raw")
         axes.plot(numbers, smoothed(losses), color=BLUE, linewidth=1.6, label="training, smoothed")
         evaluations = history.evaluations
         axes.plot(
@@ -57,9 +57,8 @@ def loss_plot(history: History, ngrams: NgramLosses | None) -> str:
         for restart in history.restarts:
             axes.axvline(restart.step, color=RED, linestyle=":", linewidth=1.2)
         if history.restarts:
-            axes.plot([], [], color=RED, linestyle=":", label="resumed here after an interruption")
+            axes.plot([], [], color=RED, linestyle=":", label="resumed here")
         axes.set(xlabel="step", ylabel="loss (nats a token)")
-        axes.legend(fontsize=9)
 
     return _svg("loss", draw, height=3.8)
 
@@ -71,17 +70,17 @@ def speed_plot(history: History) -> str:
         return (time - history.started_at) / 60
 
     def draw(axes: Axes) -> None:
-        for (_, survives), group in itertools.groupby(
-            history.all_steps, lambda step: (step.round, step.survives)
-        ):
+        for _, group in itertools.groupby(history.all_steps, lambda step: step.round):
             part = list(group)
-            axes.plot(
-                [minutes(s.time) for s in part],
-                [s.tokens_per_second for s in part],
-                color=BLUE if survives else GREY,
-                marker="." if len(part) < 2 else None,
-                linewidth=1.4,
-            )
+            kept = [step for step in part if step.survives]
+            for color, shown in ((GREY, part), (BLUE, kept)):
+                axes.plot(
+                    [minutes(s.time) for s in shown],
+                    [s.tokens_per_second for s in shown],
+                    color=color,
+                    marker="." if len(shown) == 1 else None,
+                    linewidth=1.4,
+                )
         axes.plot([], [], color=BLUE, label="training")
         if any(not step.survives for step in history.all_steps):
             axes.plot([], [], color=GREY, label="work that was done again")
@@ -103,7 +102,6 @@ def speed_plot(history: History) -> str:
         )
         axes.set_ylim(bottom=0, top=_top(history.all_steps))
         axes.set(xlabel="minutes since the first start", ylabel="tokens a second")
-        axes.legend(fontsize=9, loc="lower right")
 
     return _svg("speed", draw)
 
@@ -141,7 +139,10 @@ def _svg(name: str, draw: Callable[[Axes], None], *, height: float = 3.2) -> str
     buffer = io.StringIO()
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(8.0, height), layout="constrained")
-        draw(figure.subplots())
+        axes = figure.subplots()
+        draw(axes)
+        if axes.get_legend_handles_labels()[1]:
+            figure.legend(loc="outside upper left", ncols=3, fontsize=9)
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
