@@ -249,14 +249,16 @@ def _is_lost(gang: Gang, member: Member, now: float) -> bool:
 def _is_inside(gang: Gang, member: Member) -> bool:
     """Whether ranks of the current round run on this node, or will."""
     current = gang.round
-    if current is None or member.id not in current.members:
-        return False
-    return member.number == current.number or _is_due(current, member)
+    return current is not None and member.id in current.members and member.left < current.number
 
 
 def _is_due(current: Round, member: Member) -> bool:
-    """Whether a node of this round has yet to start its ranks."""
-    return member.id in current.members and member.number == 0 and member.left < current.number
+    """Whether a node of this round has yet to start its ranks.
+
+    It may still have those of the round before, if that broke before the node told that it ran.
+    """
+    inside = member.id in current.members and member.left < current.number
+    return inside and member.number != current.number
 
 
 def _waiting(gang: Gang) -> list[Member]:

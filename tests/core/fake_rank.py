@@ -1,7 +1,8 @@
 """Plays a rank in the launcher's tests: no torch, no peers, told what to do by files.
 
 In the folder FAKE_FOLDER: ``finish`` ends training; ``fail-RANK`` raises; ``stall-RANK`` falls
-silent once; ``crash`` kills it before its first step. Each rank leaves ``start-ROUND-RANK.json`` with its pid and environment.
+silent once; ``crash`` kills it before its first step. After that step each rank leaves
+``start-ROUND-RANK.json`` with its pid and environment.
 """
 
 import json
@@ -33,15 +34,17 @@ step = int((folder / "step").read_text()) if (folder / "step").exists() else 0
 beat("start")
 if (folder / "crash").exists():
     os.kill(os.getpid(), signal.SIGSEGV)
-record = {"pid": os.getpid(), "world": int(os.environ["WORLD_SIZE"]), "agent": os.getppid()}
-record |= {"local": os.environ["LOCAL_RANK"], "port": os.environ["MASTER_PORT"]}
-draft = folder / f"draft-{number}-{rank}"
-draft.write_text(json.dumps(record))
-draft.rename(folder / f"start-{number}-{rank}.json")
+record = {}
 while True:
     time.sleep(0.03)
     step += 1
     beat("step")
+    if not record:
+        record = {"pid": os.getpid(), "world": int(os.environ["WORLD_SIZE"]), "agent": os.getppid()}
+        record |= {"local": os.environ["LOCAL_RANK"], "port": os.environ["MASTER_PORT"]}
+        draft = folder / f"draft-{number}-{rank}"
+        draft.write_text(json.dumps(record))
+        draft.rename(folder / f"start-{number}-{rank}.json")
     if (folder / f"stall-{rank}").exists():
         (folder / f"stall-{rank}").unlink()
         while True:

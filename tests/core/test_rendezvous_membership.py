@@ -239,6 +239,20 @@ def run(world, ticks):
         world.tick()
 
 
+def test_the_loss_of_a_node_that_still_runs_the_round_before_breaks_the_new_one():
+    """A node may start a round just as it breaks; the store learns of its ranks too late."""
+    world = World(Rules(1, 1, 3))
+    for _ in range(5):
+        world.join()
+    world.kill(world.agents["n1#1"])
+    world.tick()
+    world.terminate(world.agents["n2#2"])
+    world.tick()
+    world.kill(world.agents["n4#4"])
+    run(world, 60)
+    assert [len(r.members) for r in world.complete().values()] == [2]
+
+
 def test_members_keep_their_places_and_a_replacement_takes_its_predecessors(world):
     world.replace_pod(world.agents["a#1"])
     run(world, 20)
