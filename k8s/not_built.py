@@ -26,10 +26,6 @@ def _is(*values: str) -> Callable[[Any], bool]:
     return lambda value: value in values
 
 
-def _is_not(*values: str) -> Callable[[Any], bool]:
-    return lambda value: value not in values
-
-
 _COPY_IT: Final = "copy the files into the workspace and name them from there"
 NOT_BUILT: Final = (
     NotBuilt("train.method", _is("lora"), "use full"),
@@ -48,7 +44,7 @@ NOT_BUILT: Final = (
     NotBuilt("export.to", is_remote, "write into the workspace and copy it from there"),
     NotBuilt("export.endpoint", _is_set, "write into the workspace and copy it from there"),
     NotBuilt("export.secretRef", _is_set, "write into the workspace and copy it from there"),
-    NotBuilt("export.format", _is_not("pangu"), "use pangu"),
+    NotBuilt("export.format", _is("huggingface"), "use pangu or megatron"),
     NotBuilt("resumeFrom", _is_set, "run a job of the same name, which goes on by itself"),
     NotBuilt("queue", _is_set, "remove it"),
     NotBuilt("limits.gpuHours", _is_set, "remove it"),

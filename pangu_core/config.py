@@ -379,6 +379,10 @@ class ConvertConfig(Settings):
     """Carry the optimizer's moments along, which the source must have."""
     strategy: str | None = None
     """How a distributed MindSpore checkpoint is cut: its strategy file; default: found beside it."""
+    tensor_parallel: Positive = 1
+    """Files to write, in a Megatron format: one for each model-parallel rank."""
+    vocab_divisor: Positive = 128
+    """Megatron formats pad the vocabulary to a multiple of this times tensorParallel."""
     model: ModelConfig | None = None
     """Sizes, where the source does not carry the head count."""
 

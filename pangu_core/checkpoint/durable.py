@@ -55,9 +55,14 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def replace_json(path: Path, value: Any) -> None:
     """Replace a JSON file as a whole: a reader sees the old one or the new one."""
+    replace_text(path, json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a UTF-8 file as a whole, as ``replace_json``."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
     try:
-        write_bytes(temporary, json.dumps(value, ensure_ascii=False, indent=1).encode())
+        write_bytes(temporary, text.encode())
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)

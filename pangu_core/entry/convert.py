@@ -2,11 +2,10 @@
 
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
-from pangu_core.checkpoint.tensor_file import DTypeName
 from pangu_core.config import ConvertConfig, RunIdentity
 from pangu_core.entry import formats, process
 from pangu_core.entry.rewriting import (
@@ -50,6 +49,24 @@ def convert_by_hand(config: ConvertConfig, num_heads: int | None = None) -> Term
     return Termination(code=0, output=config.target, manifest_sha256=digest)
 
 
+ranks_option = click.option(
+    "--tp",
+    "tensor_parallel",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Files of a Megatron TARGET, one for each model-parallel rank.",
+)
+divisor_option = click.option(
+    "--vocab-divisor",
+    type=click.IntRange(min=1),
+    default=128,
+    help="A Megatron TARGET pads the vocabulary to a multiple of this, for each rank.",
+)
+optimizer_option = click.option(
+    "--optimizer", is_flag=True, help="Carry the optimizer's moments along."
+)
+
+
 @click.command()
 @source_argument
 @target_argument
@@ -57,18 +74,11 @@ def convert_by_hand(config: ConvertConfig, num_heads: int | None = None) -> Term
 @click.option("--to", "to_format", default="pangu", help="Format of TARGET.")
 @click.option("--heads", type=click.IntRange(min=1), help="Attention heads, if SOURCE is silent.")
 @click.option("--strategy", help="Strategy file of a distributed MindSpore checkpoint.")
-@click.option("--optimizer", is_flag=True, help="Carry the optimizer's moments along.")
+@optimizer_option
 @dtype_option
-def main(
-    source: Path | None,
-    target: Path | None,
-    from_format: str,
-    to_format: str,
-    heads: int | None,
-    strategy: str | None,
-    optimizer: bool,
-    dtype: DTypeName | None,
-) -> None:
+@ranks_option
+@divisor_option
+def main(source: Path | None, target: Path | None, heads: int | None, **settings: Any) -> None:
     """Read the weights in SOURCE, of any format known, and write them to TARGET.
 
     Without arguments everything comes from the stage's config file.
@@ -76,16 +86,7 @@ def main(
     if source is None and target is None:
         sys.exit(process.run("convert", lambda: convert_stage("convert")))
     old, new = require_both(source, target)
-    config = ConvertConfig(
-        run=BY_HAND,
-        source=str(old),
-        target=str(new),
-        from_format=from_format,
-        to_format=to_format,
-        dtype=dtype,
-        optimizer=optimizer,
-        strategy=strategy,
-    )
+    config = ConvertConfig(run=BY_HAND, source=str(old), target=str(new), **settings)
     sys.exit(process.run("convert", lambda: convert_by_hand(config, heads)))
 
 

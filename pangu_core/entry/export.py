@@ -2,13 +2,20 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from pangu_core.checkpoint.tensor_file import DTypeName
 from pangu_core.config import ConvertConfig
 from pangu_core.entry import process
-from pangu_core.entry.convert import BY_HAND, convert_by_hand, convert_stage
+from pangu_core.entry.convert import (
+    BY_HAND,
+    convert_by_hand,
+    convert_stage,
+    divisor_option,
+    optimizer_option,
+    ranks_option,
+)
 from pangu_core.entry.rewriting import (
     dtype_option,
     require_both,
@@ -21,8 +28,11 @@ from pangu_core.entry.rewriting import (
 @source_argument
 @target_argument
 @click.option("--format", "to_format", default="pangu", help="Format of TARGET.")
+@optimizer_option
 @dtype_option
-def main(source: Path | None, target: Path | None, to_format: str, dtype: DTypeName | None) -> None:
+@ranks_option
+@divisor_option
+def main(source: Path | None, target: Path | None, **settings: Any) -> None:
     """Write the weights of the checkpoint SOURCE to TARGET.
 
     Without arguments everything comes from the stage's config file.
@@ -31,12 +41,7 @@ def main(source: Path | None, target: Path | None, to_format: str, dtype: DTypeN
         sys.exit(process.run("export", lambda: convert_stage("export")))
     old, new = require_both(source, target)
     config = ConvertConfig(
-        run=BY_HAND,
-        source=str(old),
-        target=str(new),
-        from_format="pangu",
-        to_format=to_format,
-        dtype=dtype,
+        run=BY_HAND, source=str(old), target=str(new), from_format="pangu", **settings
     )
     sys.exit(process.run("export", lambda: convert_by_hand(config)))
 

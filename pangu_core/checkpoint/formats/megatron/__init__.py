@@ -1,0 +1,1 @@
+"""Checkpoints of the Megatron port and of Megatron-core: one folder of files, two dialects."""
