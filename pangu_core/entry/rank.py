@@ -1,8 +1,6 @@
 """What each training process runs: join the group, train, leave with an exit code."""
 
-import ctypes
 import os
-import signal
 import sys
 import traceback
 from pathlib import Path
@@ -12,6 +10,7 @@ from pangu_core.config import TrainConfig
 from pangu_core.dist import is_lost_peer, process_group, topology
 from pangu_core.entry.process import failure, read_config
 from pangu_core.errors import RendezvousError
+from pangu_core.launch.parent_death import die_with_parent
 from pangu_core.training.heartbeat import Heartbeat
 from pangu_core.training.loop import Loop, Outcome
 from pangu_core.training.session import Session
@@ -49,12 +48,6 @@ def train(stop: StopRequests) -> Outcome:
             round_number=int(os.environ.get("PANGU_ROUND", "0")),
         )
         return loop.run()
-
-
-def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the launcher dies: no rank outlives its pod's process."""
-    pr_set_pdeathsig = 1  # <linux/prctl.h>
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _leave_message(error: Exception) -> int:
