@@ -6,14 +6,27 @@ from typing import Final, TypeVar
 
 from pangu_core.checkpoint.formats import npy, pangu
 from pangu_core.checkpoint.formats.form import Reader, Request, Writer
+from pangu_core.checkpoint.formats.megatron import core, port
 from pangu_core.checkpoint.formats.mindspore import files as mindspore
 from pangu_core.config import ConvertConfig
 from pangu_core.entry.progress import progress
 from pangu_core.errors import ConfigError
 
 # In the order in which a source is looked at.
-READERS: Final[Mapping[str, Reader]] = {"mindspore": mindspore, "npy": npy, "pangu": pangu}
-WRITERS: Final[Mapping[str, Writer]] = {"pangu": pangu, "mindspore": mindspore}
+READERS: Final[Mapping[str, Reader]] = {
+    "mindspore": mindspore,
+    "npy": npy,
+    "pangu": pangu,
+    "megatron": port,
+    "megatron-core": core,
+}
+WRITERS: Final[Mapping[str, Writer]] = {
+    "pangu": pangu,
+    "mindspore": mindspore,
+    "npy": npy,
+    "megatron": port,
+    "megatron-core": core,
+}
 T = TypeVar("T")
 
 
@@ -40,6 +53,8 @@ def convert(
         dtype=config.dtype,
         optimizer=config.optimizer,
         strategy=strategy,
+        tensor_parallel=config.tensor_parallel,
+        vocab_divisor=config.vocab_divisor,
     )
     weights = reader(source, config.from_format).read(source, request)
     with progress("convert") as report:

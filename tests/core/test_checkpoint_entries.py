@@ -120,7 +120,7 @@ def test_formats_not_built_yet_are_refused_by_name(entry, call, checkpoints, tmp
     flag = "--to" if entry is convert else "--format"
     result = call(entry, checkpoints, tmp_path / "out", flag, "huggingface")
     assert result.exit_code == 2
-    assert "toFormat: huggingface: is not built yet; use pangu or mindspore" in result.output
+    assert "toFormat: huggingface: is not built yet; use pangu" in result.output
 
 
 def test_a_source_of_no_known_format_is_refused(call, tmp_path):

@@ -14,6 +14,7 @@ from pangu_core.checkpoint.reader import Report
 from pangu_core.checkpoint.stream import Incoming
 from pangu_core.checkpoint.tensor_file import DTypeName
 from pangu_core.config import ModelConfig, RunIdentity
+from pangu_core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class Request:
     dtype: DTypeName | None = None  # cast the weights; None: as they are
     optimizer: bool = False  # carry the moments along, which the source must have then
     strategy: Path | None = None  # how a distributed MindSpore checkpoint is cut
+    tensor_parallel: int = 1  # files to write, in a format that has one for each rank
+    vocab_divisor: int = 128  # Megatron pads the vocabulary to a multiple of this, for each rank
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -41,6 +44,21 @@ class Weights:
     tensors: Mapping[str, Incoming]  # <group>/<parameter>, each group in file order
     step: int = 0
     vocabulary: Path | None = None  # its SentencePiece model
+
+
+def check_free(target: Path, *, may_replace: bool) -> None:
+    """Refuse to write over anything but an older result that may be replaced.
+
+    Raises:
+        ConfigError: see above.
+    """
+    if target.exists() and not may_replace:
+        raise ConfigError(
+            "target",
+            seen=str(target),
+            rule="must not exist yet",
+            fix="name another one, or remove this one",
+        )
 
 
 class Reader(Protocol):

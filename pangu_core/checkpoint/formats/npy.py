@@ -1,5 +1,7 @@
 """The original's npy folder: one file per parameter, named by its MindSpore name."""
 
+import hashlib
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -7,11 +9,18 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from pangu_core.checkpoint.formats.form import Request, Weights
-from pangu_core.checkpoint.formats.mindspore.names import spellings
+from pangu_core.checkpoint import durable
+from pangu_core.checkpoint.formats.form import Request, Weights, check_free
+from pangu_core.checkpoint.formats.mindspore.names import (
+    is_transposed,
+    original_of_key,
+    spellings,
+)
 from pangu_core.checkpoint.formats.mindspore.tensors import Stored, weights_of
-from pangu_core.checkpoint.tensor_file import DTypeName
-from pangu_core.errors import CheckpointError
+from pangu_core.checkpoint.reader import Report
+from pangu_core.checkpoint.stream import Incoming
+from pangu_core.checkpoint.tensor_file import DTYPES, DTypeName
+from pangu_core.errors import CheckpointError, ConfigError
 
 Array = np.ndarray[Any, Any]
 _DTYPES: Final[dict[str, DTypeName]] = {"f2": "fp16", "f4": "fp32", "f8": "fp64"}
@@ -47,6 +56,55 @@ def stored_file(path: Path) -> Stored:
     array = _open(path)
     dtype = _DTYPES.get(array.dtype.str[1:], str(array.dtype))
     return Stored(str(path), array.shape, dtype, partial(_read, path))
+
+
+def is_written(target: Path) -> bool:
+    """Whether an npy folder is there."""
+    return detect(target)
+
+
+def write(
+    weights: Weights, target: Path, *, request: Request, replace_old: bool, report: Report
+) -> str:
+    """A folder of npy files under the original's names; returns a SHA-256 over their contents.
+
+    Raises:
+        ConfigError: the target is there and may not be replaced, or numpy lacks the dtype.
+        CheckpointError: a tensor could not be read.
+        OSError: the volume refused.
+    """
+    check_free(target, may_replace=replace_old and is_written(target))
+    durable.remove_temporaries(target.parent, target.name)
+    temporary = durable.new_temporary(target.parent, target.name)
+    digest = hashlib.sha256()
+    done, total = 0, sum(tensor.num_bytes for tensor in weights.tensors.values())
+    try:
+        for key, tensor in weights.tensors.items():
+            path = temporary / f"{original_of_key(key)}.npy"
+            _write(path, tensor, transposed=is_transposed(key))
+            digest.update(durable.file_sha256(path).encode())
+            done += tensor.num_bytes
+            report(done, total)
+        durable.publish(temporary, target)
+    finally:
+        durable.remove_folder(temporary)  # renamed by now, if all went well
+    return digest.hexdigest()
+
+
+def _write(path: Path, tensor: Incoming, *, transposed: bool) -> None:
+    if tensor.dtype not in _DTYPES.values():
+        raise ConfigError(
+            "dtype",
+            seen=tensor.dtype,
+            rule="npy files hold only " + ", ".join(_DTYPES.values()),
+            fix="cast with --dtype fp32",
+        )
+    value = tensor.read().to(DTYPES[tensor.dtype].torch)
+    array = (value.t() if transposed else value).contiguous().numpy()
+    with path.open("xb") as file:
+        np.save(file, array)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _read(path: Path) -> torch.Tensor:

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from pangu_core.checkpoint import durable
-from pangu_core.checkpoint.formats.form import Request, Weights
+from pangu_core.checkpoint.formats.form import Request, Weights, check_free
 from pangu_core.checkpoint.formats.mindspore import ckpt, shards
 from pangu_core.checkpoint.formats.mindspore.names import is_transposed, original_of_key
 from pangu_core.checkpoint.formats.mindspore.tensors import Stored, weights_of
@@ -65,13 +65,7 @@ def write(
         CheckpointError: a tensor could not be read.
         OSError: the volume refused.
     """
-    if target.exists() and not (replace_old and is_written(target)):
-        raise ConfigError(
-            "target file",
-            seen=str(target),
-            rule="must not exist yet",
-            fix="name another file, or remove this one",
-        )
+    check_free(target, may_replace=replace_old and is_written(target))
     durable.remove_temporaries(target.parent, target.name)
     folder = durable.new_temporary(target.parent, target.name)
     try:

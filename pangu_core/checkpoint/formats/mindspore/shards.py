@@ -88,9 +88,10 @@ def stored(source: Source) -> dict[str, Stored]:
     _check_ranks(source, num_ranks)
     places = [ckpt.index(source.shards[rank]) for rank in range(num_ranks)]
     pieces = cache(partial(_pieces, source.strategy))  # most tensors are cut like many others
+    found_beside = {None, *map(key_of_original, source.tables)}
     tensors = {}
     for name, first in places[0].items():
-        if key_of_original(name) is not None and name not in source.tables:
+        if key_of_original(name) not in found_beside:
             cut = _cut_of(source, cuts, name)
             tensors[name] = _tensor(source, name, cut, pieces(cut, first.shape), places)
     return tensors | {name: stored_file(path) for name, path in source.tables.items()}
