@@ -26,6 +26,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "verify": ("controller.data_plane:verify", "Check every byte of a checkpoint."),
     "generate": ("controller.data_plane:generate", "Write Chinese, going on from a prompt."),
     "report": ("controller.data_plane:report", "Write a page about a run: losses, speed, text."),
+    "legacy": ("controller.data_plane:legacy", "The original's commands, with their flags."),
 }
 DEBUG_VARIABLE: Final = "PANGU_DEBUG"
 EXIT_INTERRUPTED: Final = 130

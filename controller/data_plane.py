@@ -2,9 +2,12 @@
 
 import os
 import sys
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import click
+
+# The verbs whose module is no entry.
+MODULES: Final = {"legacy": "pangu_core.legacy"}
 
 
 def _verb(name: str) -> click.Command:
@@ -23,9 +26,9 @@ def _verb(name: str) -> click.Command:
 
 
 def become(verb: str, arguments: tuple[str, ...]) -> NoReturn:
-    """Replace this process by ``python -m pangu_core.entry.VERB``."""
+    """Replace this process by ``python -m pangu_core.entry.VERB``, or by the legacy commands."""
     sys.stdout.flush()
-    command = [sys.executable, "-m", f"pangu_core.entry.{verb}", *arguments]
+    command = [sys.executable, "-m", MODULES.get(verb, f"pangu_core.entry.{verb}"), *arguments]
     os.execv(sys.executable, command)  # noqa: S606 - a fixed program, no shell
 
 
@@ -37,3 +40,4 @@ export = _verb("export")
 verify = _verb("verify")
 generate = _verb("generate")
 report = _verb("report")
+legacy = _verb("legacy")

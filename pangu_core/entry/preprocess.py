@@ -83,7 +83,7 @@ def run_stage(config_path: str | None) -> Termination:
         "preprocess",
         config.run.name,
         corpus.fingerprint,
-        partial(_work, corpus, config.output),
+        partial(write_tokens, corpus, config.output),
         still_there=partial(is_token_file, corpus.output),
     )
 
@@ -93,7 +93,7 @@ def run_directly(config: PreprocessConfig) -> Termination:
     for flag, value in (("--input", config.input), ("--output", config.output)):
         if not value:
             raise ConfigError(flag, seen="nothing", rule="is required", fix=f"add {flag}")
-    return _work(describe(config, locate=Path), config.output)
+    return write_tokens(describe(config, locate=Path), config.output)
 
 
 def describe(config: PreprocessConfig, *, locate: Callable[[str], Path]) -> Corpus:
@@ -138,7 +138,8 @@ def is_token_file(prefix: Path) -> bool:
     return True
 
 
-def _work(corpus: Corpus, output: str) -> Termination:
+def write_tokens(corpus: Corpus, output: str) -> Termination:
+    """Preprocess with a progress bar; a signal stops it, and the next call goes on."""
     with _stopped_by_signals(), _shown_progress() as show:
         report = preprocess(corpus, on_progress=show)
     logger.info(

@@ -34,6 +34,7 @@ def test_the_verbs_are_these(capsys):
         "verify",
         "generate",
         "report",
+        "legacy",
     ]
     assert main(["--help"]) == 0
     listed = capsys.readouterr().out

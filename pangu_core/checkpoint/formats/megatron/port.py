@@ -1,11 +1,14 @@
 """The Megatron port's checkpoints as a format: read in either dialect, written in the port's."""
 
+import logging
 from pathlib import Path
 
 from pangu_core.checkpoint.formats.form import Request, Weights
 from pangu_core.checkpoint.formats.megatron import folder, reading, writing
 from pangu_core.checkpoint.formats.megatron.names import PORT
 from pangu_core.checkpoint.reader import Report
+
+logger = logging.getLogger(__name__)
 
 
 def detect(source: Path) -> bool:
@@ -32,6 +35,8 @@ def write(
     weights: Weights, target: Path, *, request: Request, replace_old: bool, report: Report
 ) -> str:
     """A folder that the port's own tools read, of 2021 too; see ``writing.write_folder``."""
+    if weights.header.model.activation == "gelu_tanh":
+        logger.info("give the port's own programs --openai-gelu: this model has the tanh GELU")
     cut = writing.Cut(request.tensor_parallel, request.vocab_divisor)
     return writing.write_folder(
         weights, target, dialect=PORT, cut=cut, replace_old=replace_old, report=report

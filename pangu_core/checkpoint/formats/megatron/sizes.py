@@ -49,7 +49,9 @@ def settle(
         CheckpointError: the file contradicts itself, or is of other sizes than asked for.
     """
     asked, said = request.model, _said(where, content)
-    values: dict[str, Any] = {"vocab_size": min(rows, asked.vocab_size if asked else PUBLISHED_ROWS)}
+    values: dict[str, Any] = {
+        "vocab_size": min(rows, asked.vocab_size if asked else PUBLISHED_ROWS)
+    }
     if asked is not None:
         names = ("num_heads", "activation", "layer_norm_epsilon")
         values |= {name: getattr(asked, name) for name in names}

@@ -1,6 +1,5 @@
 """Writes a Megatron folder, one tensor after another, into the files of all ranks at once."""
 
-import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,7 +33,6 @@ CORE_VERSION: Final = 3.0
 UNTRAINED_ITERATION: Final = 1000
 # The first tensor of a fused one says how all of it is cut.
 _WORDS: Final = "word_embedding.weight"
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -285,5 +283,3 @@ def _check(model: ModelConfig, dialect: Dialect, cut: Cut, *, has_optimizer: boo
             rule=f"{dialect.name} cannot compute it, and would write other text",
             fix="export to another format",
         )
-    if dialect is PORT and model.activation == "gelu_tanh":
-        logger.info("give the port's own programs --openai-gelu: this model has the tanh GELU")
