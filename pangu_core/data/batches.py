@@ -1,7 +1,7 @@
 """Samples to batches: shifted labels, masks, positions, and who computes which micro-batch.
 
-The samples of optimizer step s are the counters from s x G to (s + 1) x G, whatever the number of
-ranks. They form micro-batches of m, which are dealt round robin to the data ranks. Every rank
+The samples of an optimizer step are the next G counters, whatever the number of ranks. They form
+micro-batches of m, which are dealt round robin to the data ranks. Every rank
 runs equally many: what is missing, rows or whole micro-batches, is filled with copies that carry
 no loss.
 """
@@ -70,7 +70,7 @@ def make_batch(
 
 def micro_batches(
     source: SampleSource,
-    step: int,
+    first: int,
     *,
     global_batch_size: int,
     micro_batch_size: int,
@@ -80,10 +80,11 @@ def micro_batches(
 ) -> list[tuple[int, Batch]]:
     """One data rank's share of a step: (global index of the micro-batch, batch), in order.
 
+    The step's samples are the ``global_batch_size`` ones from the counter ``first`` on.
+
     All ranks get equally many batches, all of ``micro_batch_size`` rows. An index at or above
     the step's number of micro-batches marks a copy that only keeps the ranks in step.
     """
-    first = step * global_batch_size
     count = -(-global_batch_size // micro_batch_size)
     batches = []
     for turn in range(-(-count // dp_size)):

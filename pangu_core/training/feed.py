@@ -67,7 +67,7 @@ class Feed:
     def _deal(self, source: SampleSource, first: int, count: int, dp: Axis) -> list[MicroBatch]:
         return micro_batches(
             source,
-            first // count,
+            first,
             global_batch_size=count,
             micro_batch_size=self.plan.micro_batch_size,
             dp_rank=dp.rank,

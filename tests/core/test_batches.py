@@ -33,7 +33,7 @@ def deal(step: int, size: int, micro: int, dp: int) -> list[list[tuple[int, Batc
     return [
         micro_batches(
             Counting(),
-            step,
+            step * size,
             global_batch_size=size,
             micro_batch_size=micro,
             dp_rank=rank,
