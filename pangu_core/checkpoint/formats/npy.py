@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import tokenize
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,16 @@ from pangu_core.checkpoint.tensor_file import DTYPES, DTypeName
 from pangu_core.errors import CheckpointError, ConfigError
 
 Array = np.ndarray[Any, Any]
+# What the library raises for damaged headers, which it evaluates as Python literals.
+_DAMAGES: Final = (
+    ValueError,
+    EOFError,
+    OverflowError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    tokenize.TokenError,
+)
 _DTYPES: Final[dict[str, DTypeName]] = {"f2": "fp16", "f4": "fp32", "f8": "fp64"}
 
 
@@ -118,7 +129,7 @@ def _open(path: Path) -> Array:
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise _damaged(path, "no such file") from error
-    except (ValueError, EOFError) as error:
+    except _DAMAGES as error:
         raise _damaged(path, str(error)) from error
     return array
 

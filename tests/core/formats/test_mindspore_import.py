@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 import pangu_core
 from pangu_core.checkpoint.formats.form import Request
@@ -15,8 +16,10 @@ from pangu_core.checkpoint.formats.mindspore.names import is_transposed, origina
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.config import ConvertConfig, ModelConfig
 from pangu_core.entry import formats
+from pangu_core.entry.convert import main
 from pangu_core.errors import CheckpointError, ConfigError
 from pangu_core.layout import whole
+from pangu_core.loading import dump_yaml
 
 
 @pytest.fixture
@@ -195,6 +198,33 @@ def test_several_files_are_not_guessed_among(read, mindspore, tmp_path):
     assert not files.detect(tmp_path)
     with pytest.raises(ConfigError, match=r"a\.ckpt, b\.ckpt: must be one MindSpore file"):
         read(tmp_path)
+
+
+def test_the_stage_converts_a_file_and_then_skips(mindspore, tmp_path, monkeypatch):
+    monkeypatch.setattr("pangu_core.log.set_up", lambda who: None)
+    monkeypatch.setenv("PANGU_WORKSPACE", str(tmp_path))
+    monkeypatch.setenv("PANGU_CONFIG", str(tmp_path / "config.yaml"))
+    monkeypatch.setenv("PANGU_TERMINATION_PATH", str(tmp_path / "termination"))
+    mindspore.write(tmp_path / "a.ckpt", mindspore.arrays(optimizer=True))
+    config = ConvertConfig(
+        run=mindspore.run, source="a.ckpt", target="ours", model=mindspore.model, optimizer=True
+    )
+    (tmp_path / "config.yaml").write_text(dump_yaml(config.dump()))
+    for skipped in (False, True):
+        CliRunner().invoke(main, [])
+        message = json.loads((tmp_path / "termination").read_text())
+        assert (message["code"], message["skipped"]) == (0, skipped)
+    assert Checkpoint.open(tmp_path / "ours").manifest.has_optimizer
+
+
+def test_the_command_takes_a_strategy_file_from_anywhere(mindspore, tmp_path, monkeypatch):
+    monkeypatch.setattr("pangu_core.log.set_up", lambda who: None)
+    (tmp_path / "rank_0").mkdir()
+    mindspore.write(tmp_path / "rank_0" / "a.ckpt", mindspore.arrays())
+    command = [tmp_path, tmp_path / "ours", "--heads", "2", "--strategy", tmp_path / "absent"]
+    result = CliRunner().invoke(main, [str(word) for word in command])
+    assert result.exit_code == CheckpointError.exit_code
+    assert f"{tmp_path / 'absent'}: no such file" in result.output
 
 
 @pytest.fixture(scope="module")

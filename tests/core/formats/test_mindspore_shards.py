@@ -1,8 +1,12 @@
 """Distributed MindSpore checkpoints, cut here by other means than the ones that join them."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pangu_core.checkpoint.formats.form import Request
 from pangu_core.checkpoint.formats.mindspore import ckpt, files
@@ -329,3 +333,25 @@ def test_what_is_no_strategy_file_is_refused(tmp_path, data):
     (tmp_path / "strategy.ckpt").write_bytes(data)
     with pytest.raises(CheckpointError, match="--strategy"):
         read_strategy(tmp_path / "strategy.ckpt")
+
+
+@pytest.fixture(scope="module")
+def scratch(shared, tmp_path_factory):
+    """A file that hypothesis writes again and again, and twenty layouts of a real one."""
+    real = shared / "data" / "mindspore_strategy" / "pangu_alpha_2.6B_ckpt_strategy.ckpt"
+    data = real.read_bytes()
+    # Two keys with a length of one byte each stand before a name.
+    starts = [match.start() - 4 for match in re.finditer(rb"adam_v\.", data)]
+    return tmp_path_factory.mktemp("scratch") / "strategy.ckpt", data[starts[0] : starts[20]]
+
+
+@settings(max_examples=200, deadline=None)
+@given(at=st.integers(0, 2_000), junk=st.binary(max_size=9), skip=st.integers(0, 20))
+def test_a_damaged_strategy_file_is_read_or_refused_and_nothing_else(scratch, at, junk, skip):
+    path, layouts = scratch
+    path.write_bytes(layouts[:at] + junk + layouts[at + skip :])
+    try:
+        seen = max(cut.num_ranks for cut in read_strategy(path).values())
+    except CheckpointError as error:
+        seen = error.subject
+    assert seen == str(path) or 1 <= seen <= 65_536

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pangu_core.checkpoint.formats import npy
 from pangu_core.checkpoint.formats.form import Request
@@ -118,6 +120,30 @@ def test_a_truncated_file_is_named(folder, size):
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(CheckpointError, match=r"mapping.weight.npy"):
         read(folder, model=model)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    """A file that hypothesis writes again and again, and its first content."""
+    path = tmp_path_factory.mktemp("scratch") / "a.npy"
+    np.save(path, np.arange(24, dtype=np.float32).reshape(6, 4))
+    return path, path.read_bytes()
+
+
+# The library's advice to save the file again.
+@pytest.mark.filterwarnings("ignore:Reading `.npy`:UserWarning")
+@settings(max_examples=200, deadline=None)
+@given(at=st.integers(0, 230), junk=st.binary(max_size=9), skip=st.integers(0, 20))
+def test_a_damaged_file_is_read_or_refused_and_nothing_else(scratch, at, junk, skip):
+    path, whole_file = scratch
+    path.write_bytes(whole_file[:at] + junk + whole_file[at + skip :])
+    try:
+        stored = npy.stored_file(path)
+        subject = stored.where
+        assert stored.read().numel() <= 24 + len(junk)
+    except CheckpointError as error:
+        subject = error.subject
+    assert subject == str(path)
 
 
 def test_a_missing_file_is_named(folder):
