@@ -63,8 +63,7 @@ class TorchFile:
         """A read-only view of a tensor's numbers; bf16 comes as 2-byte integers.
 
         Raises:
-            CheckpointError: the tensor is empty, reaches beyond its storage, or uses an element
-                twice.
+            CheckpointError: the tensor is empty, larger than its storage, or reaches beyond it.
         """
         start, num_bytes = self._place(ref.storage)
         count = math.prod(ref.shape)
