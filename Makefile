@@ -49,7 +49,7 @@ golden: setup ## rewrite the golden manifests; read the diff
 	$(BIN)/python tools/write_golden.py
 
 test-gpu: ## the numerics suite on a CUDA device, with the python3 of that machine
-	python3 -m pytest -m gpu -p no:cacheprovider $(PYTEST_ARGS)
+	python3 -m pytest tests/gpu -p no:cacheprovider $(PYTEST_ARGS)
 
 clean: ## remove what make made, the environment included
 	rm -rf $(VENV) demo-run build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -76,4 +76,4 @@ def _belongs(item: pytest.Item, tier: str) -> bool:
 def _has_cuda() -> bool:
     if importlib.util.find_spec("torch") is None:
         return False
-    return Path("/dev/nvidiactl").exists()
+    return Path("/dev/nvidia0").exists()

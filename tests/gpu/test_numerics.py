@@ -1,0 +1,81 @@
+"""On a CUDA device the numbers are those of the CPU, and two runs give the same bits."""
+
+import numpy as np
+import pytest
+import torch
+
+from pangu_core.config import ModelConfig, OptimizerConfig
+from pangu_core.data.batches import Batch
+from pangu_core.dist import ALONE, alone
+from pangu_core.model.gpt import Build, PanguModel
+from pangu_core.model.weights import initialise
+from pangu_core.parallel.rng import DropoutKey
+from pangu_core.training import optimizer as optimizing
+from pangu_core.training.sharding import shard
+from pangu_core.training.step import Replica, train_step
+
+pytestmark = pytest.mark.gpu
+
+# Head size 80, as in the 2.6B network: the size that kernels tend to lack.
+CONFIG = ModelConfig(
+    num_layers=3, hidden_size=160, num_heads=2, vocab_size=1001, sequence_length=64
+)
+
+
+def batch(documents: bool = True) -> Batch:
+    draw = np.random.default_rng(1)
+    tokens = draw.integers(0, CONFIG.vocab_size, (4, CONFIG.sequence_length + 1))
+    shape = (4, CONFIG.sequence_length)
+    place = np.broadcast_to(np.arange(shape[1]), shape).copy()
+    segments = (place >= 20).astype(np.int32)
+    positions = np.where(segments, place - 20, place) if documents else place
+    mask = (draw.random(shape) < 0.7).astype(np.float32)
+    ids = np.arange(4)
+    return Batch(
+        tokens[:, :-1], tokens[:, 1:], mask, positions, segments if documents else None, ids
+    )
+
+
+def step(device: str, parameter: torch.dtype, compute: torch.dtype, documents: bool = True):
+    """Loss, gradient norm and parameters after one update."""
+    place = alone(device)
+    model = PanguModel(CONFIG, Build(ALONE, parameter, compute)).to(device)
+    initialise(model, seed=3)
+    parameters = shard(model, place)
+    optimizer = optimizing.build(parameters, OptimizerConfig(learning_rate=1e-3))
+    one = batch(documents)
+    result = train_step(
+        Replica(model, parameters, optimizer, place),
+        [(0, one)],
+        num_tokens=float(one.loss_mask.sum()),
+        dropout=DropoutKey(1, 1, 0),
+        rate=1e-3,
+        clip_norm=1.0,
+    )
+    values = {owned.name: owned.local.detach().cpu() for owned in parameters}
+    return result.loss, result.grad_norm, values
+
+
+@pytest.mark.parametrize("documents", [True, False])
+def test_a_float64_step_is_the_cpus(documents):
+    ours = step("cuda", torch.float64, torch.float64, documents)
+    cpus = step("cpu", torch.float64, torch.float64, documents)
+    assert ours[0] == pytest.approx(cpus[0], abs=1e-12)
+    assert ours[1] == pytest.approx(cpus[1], rel=1e-10)
+    for name, expected in cpus[2].items():
+        torch.testing.assert_close(ours[2][name], expected, rtol=0, atol=1e-9, msg=name)
+
+
+def test_a_bfloat16_step_is_near_the_float32_one():
+    half = step("cuda", torch.float32, torch.bfloat16)
+    full = step("cuda", torch.float32, torch.float32)
+    assert half[0] == pytest.approx(full[0], rel=2e-3)
+    assert half[1] == pytest.approx(full[1], rel=2e-2)
+
+
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+def test_two_runs_give_the_same_bits(compute):
+    first, second = (step("cuda", torch.float32, compute, documents=False) for _ in range(2))
+    assert first[:2] == second[:2]
+    for name, value in first[2].items():
+        assert torch.equal(second[2][name], value), name
