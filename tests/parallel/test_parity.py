@@ -20,10 +20,11 @@ pytestmark = pytest.mark.parallel
 CONFIG = ModelConfig(num_layers=3, hidden_size=32, num_heads=4, vocab_size=101, sequence_length=16)
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, epsilon=1e-8, clip_grad_norm=0.05)
 GRID = [(tp, dp) for tp in (1, 2, 4) for dp in (1, 2, 3)]
+# What tensor parallelism gets wrong most easily.
 NAMED = {
     "a row-parallel bias": "layers.0.attention.output.bias",
-    "the other row-parallel bias": "query_layer.mlp.down.bias",
-    "the tied head": "word_embedding.weight",
+    "the row-parallel bias of the last layer": "query_layer.mlp.down.bias",
+    "the tied head with rows that do not divide": "word_embedding.weight",
     "the query table": "query_embedding.weight",
     "the LayerNorm before the query layer": "ln_f.weight",
 }
@@ -93,6 +94,19 @@ def scale(name, gradients):
 @pytest.fixture(scope="module")
 def alone(ranks):
     return {d: assemble(ranks.run(1, one_step, 1, d, 0.0)) for d in ("float64", "float32")}
+
+
+@pytest.fixture(scope="module")
+def sharded(ranks):
+    return assemble(ranks.run(8, one_step, 4, "float64", 0.0))
+
+
+@pytest.mark.parametrize("name", NAMED.values(), ids=NAMED.keys())
+def test_the_gradient_is_that_of_one_process_for(name, alone, sharded):
+    expected = alone["float64"][2][name]
+    assert np.abs(expected).max() > 1e-6
+    limit = 1e-10 * np.abs(expected).max()
+    np.testing.assert_allclose(sharded[2][name], expected, rtol=0, atol=limit)
 
 
 @pytest.mark.parametrize(("tp", "dp"), GRID[1:])
