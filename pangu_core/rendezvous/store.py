@@ -24,6 +24,9 @@ from pangu_core.rendezvous.protocol import (
 )
 
 TICK_SECONDS: Final = 0.1
+# Turns of the event loop that a connection needs from its acceptance to its handler, and from
+# its closing to its end; generously.
+SETTLING_TURNS: Final = 5
 # A store serves one attempt; strangers may not fill its memory.
 GANG_LIMIT: Final = 64
 MEMBER_LIMIT: Final = 4_096
@@ -43,11 +46,22 @@ class Store:
         server = await asyncio.start_server(self._talk, host, port, limit=LINE_LIMIT_BYTES)
         async with server:
             bound.set_result(server.sockets[0].getsockname()[1])
-            while True:
-                await asyncio.sleep(TICK_SECONDS)
-                now = time.monotonic()
-                for name, gang in list(self._gangs.items()):
-                    self._put(name, membership.settle(gang, now))
+            try:
+                await self._watch_the_clock()
+            finally:
+                # Python 3.11 leaves a connection open for ever that was accepted just before its
+                # server closes: accept no more, and let the last ones reach their handlers.
+                for listening in server.sockets:
+                    asyncio.get_running_loop().remove_reader(listening.fileno())
+                for _ in range(SETTLING_TURNS):
+                    await asyncio.sleep(0)
+
+    async def _watch_the_clock(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = time.monotonic()
+            for name, gang in list(self._gangs.items()):
+                self._put(name, membership.settle(gang, now))
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One agent's connection: a view for each beat. Garbage ends it."""
@@ -155,10 +169,12 @@ def in_thread(
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel what still runs in a loop, so that no connection outlives it."""
+    """Cancel the connections of a loop, and let it close their sockets, before it ends."""
     rest = asyncio.all_tasks(loop)
     for task in rest:
         task.cancel()
     if rest:
         loop.run_until_complete(asyncio.wait(rest))
+    for _ in range(SETTLING_TURNS):
+        loop.run_until_complete(asyncio.sleep(0))
     loop.close()
