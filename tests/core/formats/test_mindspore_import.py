@@ -150,7 +150,7 @@ def test_a_weight_under_two_names_is_refused(read, mindspore, tmp_path):
 def test_a_wrong_tensor_is_named_with_its_offset(read, mindspore, tmp_path, name, array, message):
     arrays = mindspore.arrays() | {f"backbone.blocks.0.{name}": array}
     with pytest.raises(CheckpointError, match=message) as caught:
-        read(mindspore.write(tmp_path / "a.ckpt", arrays))
+        read(mindspore.write(tmp_path / "a.ckpt", arrays), dtype="fp16")
     assert f"a.ckpt: backbone.blocks.0.{name} at offset" in caught.value.subject
 
 
@@ -166,8 +166,8 @@ def test_a_missing_tensor_is_named(read, mindspore, tmp_path, name):
 
 def test_a_gap_between_the_layers_does_not_make_a_smaller_model(read, mindspore, tmp_path):
     arrays = mindspore.arrays()
-    renamed = {name.replace("blocks.0", "blocks.2"): array for name, array in arrays.items()}
-    with pytest.raises(CheckpointError, match=r"no backbone\.blocks\.0"):
+    renamed = {name.replace("blocks.0", "blocks.999999"): array for name, array in arrays.items()}
+    with pytest.raises(CheckpointError, match="nothing of block 0, though there is a block 999999"):
         read(mindspore.write(tmp_path / "a.ckpt", renamed))
 
 

@@ -175,6 +175,23 @@ def test_without_a_strategy_file_it_is_asked_for(read, run_folder, tmp_path):
     assert assemble(read(folder, strategy=elsewhere), arrays) == 37
 
 
+def test_the_strategy_file_may_lie_in_the_ranks_folders(read, run_folder):
+    folder, arrays = run_folder
+    data = (folder / "strategy.ckpt").read_bytes()
+    (folder / "strategy.ckpt").unlink()
+    for rank in range(8):
+        (folder / f"rank_{rank}" / "strategy.ckpt").write_bytes(data)
+    assert assemble(read(folder), arrays) == 37
+
+
+def test_the_200b_network_is_refused_before_a_strategy_file_is_asked_for(read, mindspore, tmp_path):
+    (tmp_path / "rank_0").mkdir()
+    arrays = {"embedding_table": np.zeros((13, 8)), "blocks.0.layernorm1.gamma": np.zeros(8)}
+    mindspore.write(tmp_path / "rank_0" / "200B.ckpt", arrays)
+    with pytest.raises(ConfigError, match="200B network"):
+        read(tmp_path)
+
+
 def test_two_strategy_files_are_not_guessed_between(read, run_folder):
     folder, _ = run_folder
     (folder / "old_strategy.ckpt").touch()

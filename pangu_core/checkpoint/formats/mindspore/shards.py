@@ -17,7 +17,7 @@ from pangu_core.checkpoint.formats.mindspore import ckpt
 from pangu_core.checkpoint.formats.mindspore.ckpt import Place
 from pangu_core.checkpoint.formats.mindspore.names import key_of_original, original_name
 from pangu_core.checkpoint.formats.mindspore.strategy import Cut, read_strategy, refusal
-from pangu_core.checkpoint.formats.mindspore.tensors import Stored
+from pangu_core.checkpoint.formats.mindspore.tensors import Stored, refuse_pipeline_graph
 from pangu_core.checkpoint.formats.npy import stored_file
 from pangu_core.checkpoint.manifest import tiles_exactly
 from pangu_core.errors import CheckpointError, ConfigError
@@ -55,10 +55,9 @@ def find(folder: Path, strategy: Path | None = None) -> Source:
     """Every rank's file, the strategy file and the tables.
 
     Raises:
-        ConfigError: no strategy file, or more than one.
+        ConfigError: no strategy file, or more than one, or the 200B network.
         CheckpointError: a rank is there twice, or a rank's folder has no file to choose.
     """
-    strategy = strategy or _only_strategy(folder)
     shards: dict[int, Path] = {}
     folders: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -73,8 +72,11 @@ def find(folder: Path, strategy: Path | None = None) -> Source:
     if shards and folders:
         seen = f"{next(iter(shards.values())).name} and {next(iter(folders.values())).name}"
         raise _damaged(folder, seen, "must hold either one release or one run")
+    shards = shards or _files_of_one_step(folder, folders)
+    first = shards[min(shards)]
+    refuse_pipeline_graph(folder, ckpt.index(first))
     tables = {name: folder / file for file, name in _TABLES.items() if (folder / file).is_file()}
-    return Source(shards or _files_of_one_step(folder, folders), strategy, tables)
+    return Source(shards, strategy or _only_strategy(folder, first.parent), tables)
 
 
 def stored(source: Source) -> dict[str, Stored]:
@@ -168,7 +170,7 @@ def _shard_rank(path: Path) -> int | None:
 
 def _files_of_one_step(folder: Path, ranks: Mapping[int, Path]) -> dict[int, Path]:
     """The file of each rank's folder: of the newest step that all have, or the only one."""
-    files = {rank: sorted(path.glob("*.ckpt")) for rank, path in ranks.items()}
+    files = {rank: _checkpoints(path) for rank, path in ranks.items()}
     steps = [{_step(path) for path in paths} - {None} for paths in files.values()]
     common = set.intersection(*steps) if steps else set()
     newest = max((step for step in common if step), default=None)
@@ -182,13 +184,18 @@ def _files_of_one_step(folder: Path, ranks: Mapping[int, Path]) -> dict[int, Pat
     return chosen
 
 
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(set(folder.glob("*.ckpt")) - set(folder.glob(_STRATEGY_GLOB)))
+
+
 def _step(path: Path) -> tuple[int, int] | None:
     match = _STEP.search(path.name)
     return (int(match[1]), int(match[2])) if match else None
 
 
-def _only_strategy(folder: Path) -> Path:
-    found = sorted(path for path in folder.glob(_STRATEGY_GLOB) if path.is_file())
+def _only_strategy(folder: Path, first_rank: Path) -> Path:
+    """The strategy file beside the shards, or in the first rank's folder, where runs write it."""
+    found = sorted(folder.glob(_STRATEGY_GLOB)) or sorted(first_rank.glob(_STRATEGY_GLOB))
     if len(found) == 1:
         return found[0]
     raise ConfigError(

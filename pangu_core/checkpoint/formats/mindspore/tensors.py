@@ -6,7 +6,7 @@ under the original's names; everything after that is the same and is here.
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -51,6 +51,7 @@ def weights_of(source: Path, stored: Mapping[str, Stored], request: Request) -> 
         ConfigError: nothing says how many heads there are, or it is the 200B network.
         CheckpointError: a tensor is missing, there twice, or of another shape or dtype.
     """
+    refuse_pipeline_graph(source, stored)
     named = _by_key(source, stored)
     model = _sizes(source, named, request)
     tensors = {
@@ -62,14 +63,22 @@ def weights_of(source: Path, stored: Mapping[str, Stored], request: Request) -> 
     return Weights(header=Header(model=model, run=request.run, dtype=dtype), tensors=tensors)
 
 
-def _by_key(source: Path, stored: Mapping[str, Stored]) -> dict[str, Stored]:
-    if is_pipeline_graph(stored):
+def refuse_pipeline_graph(source: Path, names: Iterable[str]) -> None:
+    """Refuse the 200B network, known by its names.
+
+    Raises:
+        ConfigError: see above.
+    """
+    if is_pipeline_graph(names):
         raise ConfigError(
             str(source),
             seen="the names of the 200B network",
             rule="its pipeline orders the layers otherwise, so these weights fit no other model",
             fix="use the 2.6B or the 13B release",
         )
+
+
+def _by_key(source: Path, stored: Mapping[str, Stored]) -> dict[str, Stored]:
     named: dict[str, Stored] = {}
     ignored = []
     for name, tensor in stored.items():
@@ -96,9 +105,13 @@ def _sizes(source: Path, named: Mapping[str, Stored], request: Request) -> Model
     """
     rows, hidden = _matrix_shape(source, named, "word_embedding.weight")
     positions = _matrix_shape(source, named, "position_embedding.weight")[0]
-    blocks = [int(match[1]) + 1 for match in map(_LAYER.match, named) if match]
+    blocks = {int(match[1]) for match in map(_LAYER.match, named) if match}
+    gap = next(index for index in range(len(blocks) + 1) if index not in blocks)
+    if gap < len(blocks):
+        seen = f"nothing of block {gap}, though there is a block {max(blocks)}"
+        raise _refusal(str(source), seen, "must hold every block")
     found = {
-        "num_layers": max(blocks, default=0) + 1,
+        "num_layers": len(blocks) + 1,
         "hidden_size": hidden,
         "sequence_length": positions,
     }
@@ -153,8 +166,10 @@ def _incoming(
     if found != shape and not (has_surplus and found[1:] == shape[1:]):
         rule = f"must give {shape} as {key_of(group, parameter)}"
         raise _refusal(tensor.where, f"shape {tensor.shape}", rule)
-    cast = request.dtype if group == MODEL else None
-    return Incoming(shape, cast or _dtype(tensor), _reader(tensor, parameter, shape))
+    dtype = _dtype(tensor)
+    if group == MODEL and request.dtype is not None:
+        dtype = request.dtype
+    return Incoming(shape, dtype, _reader(tensor, parameter, shape))
 
 
 def _reader(tensor: Stored, parameter: str, shape: Shape) -> Callable[[], torch.Tensor]:
@@ -176,7 +191,14 @@ def _find(source: Path, named: Mapping[str, Stored], group: Group, parameter: st
     key = key_of(group, parameter)
     if key in named:
         return named[key]
-    raise _refusal(str(source), f"no {original_of_key(key)}", f"must hold {key}")
+    if group == MODEL:
+        raise _refusal(str(source), f"no {original_of_key(key)}", f"must hold {key}")
+    raise CheckpointError(
+        str(source),
+        seen=f"no {original_of_key(key)}",
+        rule="the optimizer's moments are to be carried along",
+        fix="convert without the optimizer, or use a file of the training itself",
+    )
 
 
 def _refusal(where: str, seen: str, rule: str) -> CheckpointError:
