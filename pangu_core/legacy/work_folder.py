@@ -17,6 +17,7 @@ import torch
 from pangu_core.checkpoint import durable
 from pangu_core.checkpoint.formats import pangu
 from pangu_core.checkpoint.formats.form import Request, Weights
+from pangu_core.checkpoint.formats.megatron import port
 from pangu_core.checkpoint.manifest import MODEL, MOMENTS, key_of
 from pangu_core.checkpoint.reader import silent
 from pangu_core.checkpoint.store import Store
@@ -90,13 +91,12 @@ def _new_folder(save: str | None) -> Path:
 
 
 def _starts_here(options: Options) -> bool:
-    """Whether --load names the same empty folder as --save: Megatron's way to start afresh."""
+    """Whether --load names the folder of --save before the first one: Megatron's fresh start."""
     source = Path(options["load"])
     is_same = options["save"] and Path(options["save"]).absolute() == source.absolute()
-    others = [path for path in source.iterdir() if path.name != FOLDER] if source.is_dir() else []
-    if not is_same or options["finetune"] or others:
+    if not is_same or options["finetune"] or port.detect(source):
         return False
-    logger.info("%s is empty and the target too: training starts with fresh weights", source)
+    logger.info("%s holds no checkpoint yet: training starts with fresh weights", source)
     return True
 
 
