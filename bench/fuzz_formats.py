@@ -127,6 +127,13 @@ def npy_seeds(folder: Path) -> list[bytes]:
     return [file.getvalue() for file in files]
 
 
+def read_npy(path: Path) -> None:
+    """The array, if it could be a weight."""
+    stored = stored_file(path)
+    if stored.dtype in ckpt.DTYPES:
+        stored.read()
+
+
 def torch_seeds(folder: Path) -> list[bytes]:
     """The port's layout in both kinds of file, and bombs of every pickle protocol."""
     content = {
@@ -195,7 +202,7 @@ def read_idx(path: Path) -> None:
 TARGETS = {
     "mindspore": Target(mindspore_seeds, read_mindspore),
     "strategy": Target(strategy_seeds, read_cuts),
-    "npy": Target(npy_seeds, lambda path: stored_file(path).read().sum()),
+    "npy": Target(npy_seeds, read_npy),
     "torch": Target(torch_seeds, read_torch),
     "safetensors": Target(safetensors_seeds, read_safetensors),
     "idx": Target(idx_seeds, read_idx),

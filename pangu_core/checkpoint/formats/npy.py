@@ -24,10 +24,12 @@ from pangu_core.checkpoint.tensor_file import DTYPES, DTypeName
 from pangu_core.errors import CheckpointError, ConfigError
 
 Array = np.ndarray[Any, Any]
-# What the library raises for damaged headers, which it evaluates as Python literals.
+# What the library raises for damaged headers, which it evaluates as Python literals; it asks for
+# the memory of a header of up to 4 GB, though it does not touch it.
 _DAMAGES: Final = (
     ValueError,
     EOFError,
+    MemoryError,
     OverflowError,
     RecursionError,
     SyntaxError,
