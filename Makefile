@@ -45,8 +45,9 @@ fmt: setup ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-golden: setup ## rewrite the golden manifests; read the diff
+golden: setup ## rewrite the golden manifests and docs/configuration.md; read the diff
 	$(BIN)/python tools/write_golden.py
+	$(BIN)/python tools/write_docs.py
 
 test-gpu: ## the numerics suite on a CUDA device, with the python3 of that machine
 	python3 -m pytest tests/gpu -p no:cacheprovider $(PYTEST_ARGS)

@@ -1,0 +1,15 @@
+"""What ``make golden`` writes is up to date (the manifests are held by tests/k8s/test_render.py)."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parents[2]
+# The strings below fields are read only by a process that asks for them before its first import.
+PRINT_PAGE = "import sys; from tools.write_docs import page; sys.stdout.write(page())"
+
+
+def test_the_configuration_page_is_what_the_source_says():
+    command = [sys.executable, "-c", PRINT_PAGE]
+    page = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+    assert page == (CHECKOUT / "docs/configuration.md").read_text("utf-8"), "run make golden"
