@@ -28,7 +28,7 @@ settings = AgentSettings(
         store_away=values["store_away"],
         crashes=3,
         dump=0.3,
-        stall=StallLimits(floor=2.0, factor=10.0, other=30.0),
+        stall=StallLimits(floor=values["stall_floor"], factor=10.0, other=100.0),
     ),
 )
 sys.exit(process.run("train", lambda: train(settings)))

@@ -24,10 +24,12 @@ STUB = Path(__file__).with_name("agent_under_test.py")
 class Cluster:
     """Agents by name, their ranks' folder, and a store that can be lost."""
 
-    def __init__(self, folder, *, low=1, high=2, unit=1, processes=1, store_away=60.0):
+    def __init__(self, folder, *, low=1, high=2, unit=1, processes=1, **limits):
         self.folder, self.agents = folder, {}
         rules = {"unit": unit, "low": low, "high": high}
-        self.values = {"rules": rules, "processes": processes, "store_away": store_away}
+        # Long by default: a busy machine must not look like a stall.
+        limits = {"store_away": 60.0, "stall_floor": 60.0, **limits}
+        self.values = {"rules": rules, "processes": processes, **limits}
         self.port, self.store = free_port(), contextlib.ExitStack()
 
     def start_store(self):
@@ -52,7 +54,7 @@ class Cluster:
 
     def end(self, name):
         """Wait for an agent; returns its exit code and last words."""
-        code = self.agents[name].wait(30)
+        code = self.agents[name].wait(60)
         return code, Termination.from_json(self.termination_file(name).read_text())
 
     def tell(self, file_name):
@@ -75,7 +77,7 @@ class Cluster:
         self.stop_store()
 
 
-def until(what, seconds=30):
+def until(what, seconds=60):
     """Iterate until the caller returns; fail if that takes too long."""
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
@@ -209,7 +211,7 @@ def test_a_rank_that_raises_ends_the_attempt_for_all_with_its_code(cluster):
 
 
 def test_a_stalled_rank_dumps_its_stacks_and_is_restarted(cluster):
-    gang = cluster(low=1, high=1)
+    gang = cluster(low=1, high=1, stall_floor=2.0)
     gang.start("a")
     gang.round(world=1)
     time.sleep(0.5)

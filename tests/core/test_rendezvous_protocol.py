@@ -5,7 +5,7 @@ import json
 import socket
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pangu_core.rendezvous import store
@@ -41,12 +41,14 @@ def test_messages_survive_the_wire():
     assert decode_view(encode(answer)) == answer
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_bytes_that_are_no_beat_are_refused(line):
     with pytest.raises(ProtocolError):
         decode_beat(line)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([*vars(BEAT), "version", "extra"]), JSON)
 def test_a_beat_with_any_field_spoilt_is_read_or_refused(key, value):
     values = {**json.loads(encode(BEAT)), key: value}
