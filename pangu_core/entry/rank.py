@@ -29,9 +29,9 @@ def main() -> int:
         return train(stop).code
     except Exception as error:  # the border: the launcher reads what is left here
         traceback.print_exc()
-        if is_lost_peer(error):
-            os._exit(RendezvousError.exit_code)  # at once: ending the group would wait for peers
-        return _leave_message(error)
+        sys.stderr.flush()
+        code = RendezvousError.exit_code if is_lost_peer(error) else _leave_message(error)
+        os._exit(code)  # at once: taking the process group down would wait for peers
 
 
 def train(stop: StopRequests) -> Outcome:
