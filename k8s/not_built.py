@@ -44,7 +44,6 @@ NOT_BUILT: Final = (
     NotBuilt("export.to", is_remote, "write into the workspace and copy it from there"),
     NotBuilt("export.endpoint", _is_set, "write into the workspace and copy it from there"),
     NotBuilt("export.secretRef", _is_set, "write into the workspace and copy it from there"),
-    NotBuilt("export.format", _is("huggingface"), "use pangu or megatron"),
     NotBuilt("resumeFrom", _is_set, "run a job of the same name, which goes on by itself"),
     NotBuilt("queue", _is_set, "remove it"),
     NotBuilt("limits.gpuHours", _is_set, "remove it"),

@@ -9,7 +9,7 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -115,8 +115,8 @@ class TensorWriter:
 class TensorFile:
     """A safetensors file, memory-mapped: nothing is read before it is asked for."""
 
-    def __init__(self, path: Path) -> None:
-        """Map the file and check its header.
+    def __init__(self, path: Path, skip: Callable[[str], bool] = lambda name: False) -> None:
+        """Map the file and check its header, but for the tensors to skip, of whatever dtype.
 
         Raises:
             CheckpointError: the file is missing, cut short, or no safetensors file.
@@ -129,7 +129,7 @@ class TensorFile:
             raise damaged(path, "no such file", "must be there") from error
         except ValueError as error:  # an empty file cannot be mapped
             raise damaged(path, "an empty file", "must hold tensors") from error
-        self._places = _parse_header(path, self._map)
+        self._places = _parse_header(path, self._map, skip)
 
     def entry(self, name: str) -> Entry:
         """What the header says of a tensor.
@@ -190,7 +190,9 @@ def _header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _parse_header(path: Path, data: mmap.mmap) -> dict[str, tuple[Entry, int]]:
+def _parse_header(
+    path: Path, data: mmap.mmap, skip: Callable[[str], bool]
+) -> dict[str, tuple[Entry, int]]:
     """Name -> (entry, first byte of its data in the file)."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(len(data) - 8, MAX_HEADER_BYTES):
@@ -206,6 +208,8 @@ def _parse_header(path: Path, data: mmap.mmap) -> dict[str, tuple[Entry, int]]:
     table.pop("__metadata__", None)
     places = {}
     for name, row in table.items():
+        if skip(name):
+            continue
         entry, offset = _parse_entry(path, name, row)
         start = 8 + length + offset
         if start + entry.num_bytes > len(data):

@@ -2,11 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import click
 
-from pangu_core.config import ConvertConfig, RunIdentity
+from pangu_core.config import Activation, ConvertConfig, RunIdentity
 from pangu_core.entry import formats, process
 from pangu_core.entry.rewriting import (
     dtype_option,
@@ -37,7 +37,9 @@ def convert_stage(stage: str) -> Termination:
     )
 
 
-def convert_by_hand(config: ConvertConfig, num_heads: int | None = None) -> Termination:
+def convert_by_hand(
+    config: ConvertConfig, num_heads: int | None = None, activation: Activation | None = None
+) -> Termination:
     """A direct call: paths are the file system's own, and nothing is replaced."""
     digest = formats.convert(
         Path(config.source),
@@ -45,6 +47,7 @@ def convert_by_hand(config: ConvertConfig, num_heads: int | None = None) -> Term
         config,
         strategy=Path(config.strategy) if config.strategy else None,
         num_heads=num_heads,
+        activation=activation,
     )
     return Termination(code=0, output=config.target, manifest_sha256=digest)
 
@@ -73,12 +76,23 @@ optimizer_option = click.option(
 @click.option("--from", "from_format", default="auto", help="Format of SOURCE.")
 @click.option("--to", "to_format", default="pangu", help="Format of TARGET.")
 @click.option("--heads", type=click.IntRange(min=1), help="Attention heads, if SOURCE is silent.")
+@click.option(
+    "--activation",
+    type=click.Choice(get_args(Activation)),
+    help="The model's activation, if SOURCE is silent or wrong.",
+)
 @click.option("--strategy", help="Strategy file of a distributed MindSpore checkpoint.")
 @optimizer_option
 @dtype_option
 @ranks_option
 @divisor_option
-def main(source: Path | None, target: Path | None, heads: int | None, **settings: Any) -> None:
+def main(
+    source: Path | None,
+    target: Path | None,
+    heads: int | None,
+    activation: Activation | None,
+    **settings: Any,
+) -> None:
     """Read the weights in SOURCE, of any format known, and write them to TARGET.
 
     Without arguments everything comes from the stage's config file.
@@ -87,7 +101,7 @@ def main(source: Path | None, target: Path | None, heads: int | None, **settings
         sys.exit(process.run("convert", lambda: convert_stage("convert")))
     old, new = require_both(source, target)
     config = ConvertConfig(run=BY_HAND, source=str(old), target=str(new), **settings)
-    sys.exit(process.run("convert", lambda: convert_by_hand(config, heads)))
+    sys.exit(process.run("convert", lambda: convert_by_hand(config, heads, activation)))
 
 
 if __name__ == "__main__":

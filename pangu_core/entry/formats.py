@@ -1,14 +1,16 @@
 """The table of weight formats, which one a source is of, and how one becomes another."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
 from pangu_core.checkpoint.formats import npy, pangu
 from pangu_core.checkpoint.formats.form import Reader, Request, Writer
+from pangu_core.checkpoint.formats.huggingface import folder as huggingface
 from pangu_core.checkpoint.formats.megatron import core, port
 from pangu_core.checkpoint.formats.mindspore import files as mindspore
-from pangu_core.config import ConvertConfig
+from pangu_core.config import Activation, ConvertConfig
 from pangu_core.entry.progress import progress
 from pangu_core.errors import ConfigError
 
@@ -19,6 +21,7 @@ READERS: Final[Mapping[str, Reader]] = {
     "pangu": pangu,
     "megatron": port,
     "megatron-core": core,
+    "huggingface": huggingface,
 }
 WRITERS: Final[Mapping[str, Writer]] = {
     "pangu": pangu,
@@ -26,6 +29,7 @@ WRITERS: Final[Mapping[str, Writer]] = {
     "npy": npy,
     "megatron": port,
     "megatron-core": core,
+    "huggingface": huggingface,
 }
 T = TypeVar("T")
 
@@ -37,9 +41,12 @@ def convert(
     *,
     strategy: Path | None = None,
     num_heads: int | None = None,
+    activation: Activation | None = None,
     replace_old: bool = False,
 ) -> str:
     """Write the weights of ``source`` in another format; returns a SHA-256 of the result.
+
+    ``activation`` overrules what the source says, or what is taken where it is silent.
 
     Raises:
         ConfigError: a format that cannot be read or written, or sizes that are not known.
@@ -57,6 +64,9 @@ def convert(
         vocab_divisor=config.vocab_divisor,
     )
     weights = reader(source, config.from_format).read(source, request)
+    if activation is not None:
+        model = weights.header.model.model_copy(update={"activation": activation})
+        weights = replace(weights, header=replace(weights.header, model=model))
     with progress("convert") as report:
         return to_format.write(
             weights, target, request=request, replace_old=replace_old, report=report

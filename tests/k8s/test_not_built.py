@@ -19,7 +19,6 @@ ASKED_FOR = {
     "export.to": ["export={to: s3://b/out}"],
     "export.endpoint": ["export={endpoint: https://minio}"],
     "export.secretRef": ["export={secretRef: {name: s3}}"],
-    "export.format": ["export={format: huggingface}"],
     "resumeFrom": ["resumeFrom=other"],
     "queue": ["queue={name: research}"],
     "limits.gpuHours": ["limits.gpuHours=100"],
