@@ -121,8 +121,9 @@ def gather_over_world(value: T, place: Topology) -> list[T]:
 
 def is_lost_peer(error: BaseException) -> bool:
     """Whether an error of a collective means that another rank or its store went away."""
-    network = isinstance(error, dist.DistNetworkError | dist.DistBackendError)
-    return network or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo/transport" in str(error)
+    )
 
 
 def _axis(mesh: DeviceMesh, name: str) -> Axis:

@@ -6,11 +6,10 @@ tensors with known global slices, so they are the same with and without it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 
 from pangu_core import layout
 from pangu_core.checkpoint.reshard import held_part
@@ -46,10 +45,7 @@ class OwnedParameter:
 
     def adopt_gradient(self) -> None:
         """Hand the model's reduced gradient to the tensor that the optimizer trains."""
-        gradient = self.source.grad
-        if isinstance(gradient, DTensor):
-            gradient = gradient.to_local()
-        self.local.grad = gradient
+        self.local.grad = None if self.source.grad is None else _plain(self.source.grad)
 
 
 def shard(model: PanguModel, place: Topology) -> list[OwnedParameter]:
@@ -59,22 +55,16 @@ def shard(model: PanguModel, place: Topology) -> list[OwnedParameter]:
     global token count.
     """
     if place.dp.size > 1:
-        assert place.mesh is not None
-        for module in (*model.layers, model.query_layer, model):
-            fully_shard(module, mesh=place.mesh["dp"])
-        for module in model.modules():
-            if isinstance(module, FSDPModule):
-                module.set_gradient_divide_factor(1.0)
-                # Without it fp32 takes a reduction that gloo does not have.
-                module.set_force_sum_reduction_for_comms(True)
+        _spread(model, place)
     return [_owned(name, parameter, model, place) for name, parameter in model.named_parameters()]
 
 
 def set_gradient_sync(model: PanguModel, enabled: bool) -> None:
     """Reduce gradients over the data axis after the next backward pass, or only add them up."""
-    if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(enabled)
-        model.set_is_last_backward(enabled)
+    spread: Any = model
+    if hasattr(spread, "set_requires_gradient_sync"):  # what FSDP2 makes of the module's class
+        spread.set_requires_gradient_sync(enabled)
+        spread.set_is_last_backward(enabled)
 
 
 def forget_gradients(parameters: Sequence[OwnedParameter]) -> None:
@@ -84,6 +74,26 @@ def forget_gradients(parameters: Sequence[OwnedParameter]) -> None:
         owned.local.grad = None
 
 
+def _spread(model: PanguModel, place: Topology) -> None:
+    # Two seconds of imports: a rank without a data axis starts, and recovers, without them.
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    assert place.mesh is not None
+    for module in (*model.layers, model.query_layer, model):
+        fully_shard(module, mesh=place.mesh["dp"])
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            # Without it fp32 takes a reduction that gloo does not have.
+            module.set_force_sum_reduction_for_comms(True)
+
+
+def _plain(tensor: Any) -> torch.Tensor:
+    """The local part of a distributed tensor; a plain one as it is."""
+    local: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return local
+
+
 def _owned(
     name: str, parameter: nn.Parameter, model: PanguModel, place: Topology
 ) -> OwnedParameter:
@@ -91,8 +101,7 @@ def _owned(
     is_cut = layout.cut_dim(name) is not None
     tp_rank = place.tp.rank if is_cut else 0
     part = held_part(name, shape, place.tp.size, tp_rank, place.dp.size, place.dp.rank)
-    value = parameter.detach()
-    local = nn.Parameter(value.to_local()) if isinstance(value, DTensor) else parameter
+    local = nn.Parameter(_plain(parameter.detach())) if place.dp.size > 1 else parameter
     return OwnedParameter(
         name, shape, part, parameter, local, is_counted=is_cut or place.tp.rank == 0
     )
