@@ -1,4 +1,4 @@
-"""Sizes of a PanGu-alpha network for transformers (needs version 5)."""
+"""Sizes of a PanGu-alpha network for transformers (needs version 5.5)."""
 
 from transformers import PretrainedConfig
 

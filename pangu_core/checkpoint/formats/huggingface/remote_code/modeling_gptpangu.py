@@ -1,4 +1,4 @@
-"""PanGu-alpha for transformers (needs version 5): a GPT whose last layer is the query layer.
+"""PanGu-alpha for transformers (needs version 5.5): a GPT whose last layer is the query layer.
 
 What is unusual: the final LayerNorm stands before the query layer and nothing is normalised after
 it; the query layer's queries come from a table indexed by position; its residual is the final

@@ -1,4 +1,4 @@
-"""PanGu-alpha's tokenizer for transformers (needs version 5): jieba's words, then SentencePiece."""
+"""PanGu-alpha's tokenizer for transformers (needs version 5.5): jieba's words, then SentencePiece."""
 
 import re
 import shutil
