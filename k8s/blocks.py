@@ -53,6 +53,7 @@ class SecretName(Settings):
     """A Secret of the job's namespace."""
 
     secret_name: Name
+    """Its name."""
 
 
 class Remote(Settings):

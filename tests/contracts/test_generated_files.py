@@ -1,5 +1,6 @@
 """What ``make golden`` writes is up to date (the manifests are held by tests/k8s/test_render.py)."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,3 +14,11 @@ def test_the_configuration_page_is_what_the_source_says():
     command = [sys.executable, "-c", PRINT_PAGE]
     page = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
     assert page == (CHECKOUT / "docs/configuration.md").read_text("utf-8"), "run make golden"
+
+
+def test_every_field_of_the_configuration_page_has_a_meaning():
+    rows = re.findall(
+        r"^\| `.*", (CHECKOUT / "docs/configuration.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert len(rows) > 100
+    assert [row for row in rows if row.endswith("|  |")] == []
