@@ -181,6 +181,20 @@ class Agent:
 
     def _watch(self, ranks: LocalRanks) -> Termination | None:
         """Act on what the ranks say and on how they end."""
+        # The codes first: what a rank said before it ended is then in its pipe. And the time
+        # before the pipes are read: this process may have been stopped, unlike the ranks.
+        codes, now = ranks.codes, time.monotonic()
+        ranks.listen(0)
+        self._note_result(ranks)
+        oom = oom_kills() > self._oom_kills
+        verdict = judge(codes, ranks.errors(), done=self._is_done(), oom=oom)
+        if verdict.kind == "wait":
+            if any(code is not None for code in codes):
+                self._hurry(self._limits.drain)
+            return self._check_time(ranks, now)
+        return self._conclude(ranks, verdict)
+
+    def _note_result(self, ranks: LocalRanks) -> None:
         for pulse in ranks.pulses:
             if pulse.phase == "done" and pulse.manifest_sha256 and not self._outcome:
                 self._outcome = Outcome(
@@ -191,13 +205,6 @@ class Agent:
                     manifest_sha256=pulse.manifest_sha256,
                 )
                 self._hurry(self._limits.finish)
-        oom = oom_kills() > self._oom_kills
-        verdict = judge(ranks.codes, ranks.errors(), done=self._is_done(), oom=oom)
-        if verdict.kind == "wait":
-            if any(code is not None for code in ranks.codes):
-                self._hurry(self._limits.drain)
-            return self._check_time(ranks)
-        return self._conclude(ranks, verdict)
 
     def _conclude(self, ranks: LocalRanks, verdict: Verdict) -> Termination | None:
         """End the round for the reason that the judge found."""
@@ -238,9 +245,8 @@ class Agent:
             loss=pulses[local].loss,
         )
 
-    def _check_time(self, ranks: LocalRanks) -> Termination | None:
+    def _check_time(self, ranks: LocalRanks, now: float) -> Termination | None:
         """Kill ranks that missed their deadline, or that stalled."""
-        now = time.monotonic()
         if self._deadline is not None:
             if now < self._deadline:
                 return None
@@ -323,6 +329,7 @@ class Agent:
     def _break_off(self, ranks: LocalRanks) -> Termination | None:
         """Kill the ranks of a broken round; one that died of an error of its own still tells."""
         ranks.kill()
+        self._note_result(ranks)
         verdict = judge(ranks.codes, ranks.errors(), done=self._is_done(), oom=False)
         if verdict.kind in ("failed", "complete"):
             return self._conclude(ranks, verdict)

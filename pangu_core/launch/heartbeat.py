@@ -59,8 +59,9 @@ def hear(pulse: Pulse, line: bytes, now: float) -> Pulse:
         return pulse
     step = _number(values, "step")
     durations = pulse.step_seconds
-    steady = pulse.phase == "step" and values["phase"] == "step" and pulse.heard_at is not None
-    if steady and pulse.heard_at is not None:
+    steady = pulse.phase == "step" and values["phase"] == "step"
+    # Lines heard at one time piled up while the launcher was stopped: they tell no duration.
+    if steady and pulse.heard_at is not None and now > pulse.heard_at:
         durations = (*durations, now - pulse.heard_at)[-WINDOW:]
     return replace(
         pulse,

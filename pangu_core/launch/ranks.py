@@ -95,23 +95,21 @@ class LocalRanks:
         self.ranks.append(rank)
 
     def listen(self, seconds: float) -> None:
-        """Wait for heartbeats, at most so long, and take in what came."""
+        """Wait for heartbeats, at most so long, and take in all that came."""
         if not self._selector.get_map():
             time.sleep(seconds)
         for key, _ in self._selector.select(seconds):
             self._read(key.data)
 
     def _read(self, rank: Rank) -> None:
-        try:
-            data = os.read(rank.pipe, 65_536)
-        except BlockingIOError:
-            return
-        if not data:
+        """Read a pipe until it is empty; lines read together were heard together."""
+        now = time.monotonic()
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(rank.pipe, 65_536):
+                *lines, rank.buffer = (rank.buffer + data).split(b"\n")
+                for line in lines:
+                    rank.pulse = heartbeat.hear(rank.pulse, line, now)
             self._selector.unregister(rank.pipe)
-            return
-        *lines, rank.buffer = (rank.buffer + data).split(b"\n")
-        for line in lines:
-            rank.pulse = heartbeat.hear(rank.pulse, line, time.monotonic())
 
     @property
     def codes(self) -> list[int | None]:

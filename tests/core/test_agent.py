@@ -240,3 +240,15 @@ def test_a_rank_that_dies_again_and_again_without_a_step_ends_the_attempt(cluste
     code, words = gang.end("a")
     assert (code, words.error) == (1, "RankDied")
     assert "SIGSEGV; 3 times without a new step" in words.message
+
+
+def test_an_agent_that_pauses_while_its_ranks_end_still_reads_their_result(cluster):
+    gang = cluster(low=1, high=1)
+    gang.start("a")
+    _, (rank,) = gang.round(world=1)
+    gang.agents["a"].send_signal(signal.SIGSTOP)
+    gang.tell("finish")
+    wait_for_death(rank["pid"])
+    gang.agents["a"].send_signal(signal.SIGCONT)
+    code, words = gang.end("a")
+    assert (code, words.manifest_sha256) == (0, "ab" * 32)

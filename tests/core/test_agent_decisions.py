@@ -78,6 +78,12 @@ def test_the_limit_follows_the_median_step():
     assert pulse.stepped_at == 11.0
 
 
+def test_heartbeats_that_piled_up_tell_no_duration():
+    steps = [(float(t), {"phase": "step", "step": t}) for t in range(1, 5)]
+    pile = [(20.0, {"phase": "step", "step": t}) for t in range(5, 20)]
+    assert pulses([*steps, *pile]).step_seconds == (1.0, 1.0, 1.0, 16.0)
+
+
 @pytest.mark.parametrize("phase", ["start", "evaluate", "save", "done"])
 def test_declared_phases_have_a_long_limit(phase):
     steps = [(float(t), {"phase": "step", "step": t}) for t in range(1, 12)]
