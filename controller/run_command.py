@@ -20,7 +20,7 @@ from controller.plain_lines import PlainLines
 from controller.status import JobStatus, PastAttempt, reopened
 from k8s.render import render_stage
 from k8s.spec import PanguJob, parse_job
-from pangu_core.errors import EXIT_COMPLETE, ConfigError, shorten
+from pangu_core.errors import ConfigError, shorten
 
 # One machine's first retry need not wait for a cluster to calm down.
 BACKOFF_SECONDS = 1.0
@@ -45,8 +45,8 @@ BACKOFF_SECONDS = 1.0
 def run(file: Path, workspace: Path, overrides: tuple[str, ...]) -> None:
     """Run a job file on this machine, stage after stage.
 
-    Running it again continues where it stopped; finished stages are not repeated unless their
-    settings changed. Ctrl-C asks the pods to save and end, a second one kills them.
+    Running it again continues where it stopped; a finished stage is repeated only if its settings
+    or files changed or its output is gone. Ctrl-C asks the pods to save and end, a second one kills them.
 
     Exit code: 0 complete; the failing pod's own code; 130 or 143 after Ctrl-C or SIGTERM.
     """
@@ -68,16 +68,20 @@ def run_job(job: PanguJob, workspace: Path) -> int:
     with folder.locked():
         generation, before = folder.load()
         view = job_view(job, generation=generation, backoff_seconds=BACKOFF_SECONDS)
-        status = reopened(before, {plan.name: plan.settings_hash for plan in view.stages})
+        hashes = {plan.name: plan.settings_hash for plan in view.stages}
+        status = reopened(before, hashes, kept=_kept(before, view, folder))
         folder.save_job()
         with _reporter(view) as reporter:
-            if status.is_terminal:
-                reporter.tell([f"{job.name}: all stages are done; change the file to run again"])
-                return EXIT_COMPLETE
             reporter.tell([f"{job.name}: workspace {folder.workspace}, logs in {folder.logs}"])
             code, after = _run(job, view, folder, status, reporter)
             reporter.tell(_last_words(after, folder))
     return code
+
+
+def _kept(status: JobStatus, view: JobView, folder: RunFolder) -> list[str]:
+    """Training that is done and whose checkpoint is there: going on would only save it anew."""
+    outputs = {p.name: status.stage(p.name).output for p in view.stages if p.needs_manifest}
+    return [name for name, path in outputs.items() if path and (folder.workspace / path).is_dir()]
 
 
 def _run(

@@ -4,7 +4,7 @@ Plain frozen values; ``to_dict`` gives the camelCase form with RFC 3339 times, `
 it back. Times are whole unix seconds, as metav1.Time has no fractions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -205,34 +205,41 @@ def with_condition(
     return replace(status, conditions=conditions if before else (*others, after))
 
 
-def reopened(status: JobStatus, hashes: Mapping[str, str]) -> JobStatus:
+def reopened(
+    status: JobStatus, hashes: Mapping[str, str], *, kept: Collection[str] = ()
+) -> JobStatus:
     """The status with which a user's new start of an ended or stopped job begins.
 
-    Finished stages stay finished unless their settings changed; a changed stage and all after it
-    run again (their own entries decide whether there is anything to do). The restart budget is
-    fresh, attempt numbers go on rising.
+    Every stage runs again: its own entry looks at inputs and outputs, and ends at once, as
+    skipped, if there is nothing to do. Only what is kept stays finished, unless its settings or
+    an earlier stage's changed. The restart budget is fresh, attempt numbers go on rising.
 
     Args:
         status: what the last start left behind.
         hashes: stage name -> settings hash now, in the order of the stages.
+        kept: stages whose entry cannot skip, and whose output is there.
     """
     stages = []
     changed = False
     for name, settings_hash in hashes.items():
         stage = status.stage(name)
         changed = changed or not stage.is_done or stage.settings_hash != settings_hash
-        stages.append(StageStatus(name, attempt=stage.attempt) if changed else stage)
+        stays = name in kept and not changed
+        stages.append(stage if stays else StageStatus(name, attempt=stage.attempt))
+    # What an attempt of the last start had of objects went away with that start.
+    attempt = replace(status.attempt, seen=True) if status.attempt else None
     return replace(
         status,
-        phase="Pending" if changed else status.phase,
+        phase="Pending",
         stages=tuple(stages),
+        attempt=attempt,
         charges=(),
         restarts={},
         retry_at=None,
         started_at=None,
-        completed_at=None if changed else status.completed_at,
-        exit_code=None if changed else status.exit_code,
-        progress=None if changed else status.progress,
+        completed_at=None,
+        exit_code=None,
+        progress=None,
     )
 
 

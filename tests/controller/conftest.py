@@ -67,7 +67,7 @@ class Machine:
         """Run stages (name -> program); ``when(machine)`` is called from another thread."""
         plans = tuple(StagePlan(s, program, s == "train") for s, program in stages.items())
         view = JobView("novel", "u", plans, restart_limit=limit, backoff_seconds=0.1)
-        status = reopened(self.folder.load()[1], dict(stages))
+        status = reopened(self.folder.load()[1], dict(stages), kept=stages)
         self.folder.root.mkdir(parents=True, exist_ok=True)
         kubelet = Kubelet(logs=self.folder.logs)
         local = self.folder.local

@@ -26,6 +26,7 @@ GOOD = {
     "train": 'say(code=0, output="runs/novel/checkpoints/step-1", manifest_sha256="ab")',
     "merge": 'say(code=0, output="runs/novel/model")',
 }
+CHECKPOINT = '(work / "runs/novel/checkpoints/step-1")'
 
 
 def test_a_job_runs_to_its_end_and_says_where_the_results_are(
@@ -41,20 +42,27 @@ def test_a_job_runs_to_its_end_and_says_where_the_results_are(
     assert stored["status"]["stages"][1]["manifestSha256"] == "ab"
 
 
-def test_a_second_start_of_a_finished_job_does_nothing(tmp_path, monkeypatch, fake_render, capsys):
-    monkeypatch.setattr(run_command, "render_stage", fake_render(GOOD))
+def test_a_second_start_looks_at_every_output_again(tmp_path, monkeypatch, fake_render, capsys):
+    programs = {**GOOD, "train": f"{CHECKPOINT}.mkdir(parents=True); {GOOD['train']}"}
+    monkeypatch.setattr(run_command, "render_stage", fake_render(programs))
     run_command.run_job(parse_job(JOB), tmp_path)
-    monkeypatch.setattr(run_command, "render_stage", None)
+    capsys.readouterr()
     assert run_command.run_job(parse_job(JOB), tmp_path) == 0
-    assert "all stages are done" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "preprocess: attempt 2 starts" in told
+    assert "merge: attempt 2 starts" in told
+    assert "train: attempt" not in told
+    (tmp_path / "runs/novel/checkpoints/step-1").rmdir()
+    assert run_command.run_job(parse_job(JOB), tmp_path) == 0
+    assert "train: attempt 2 starts" in capsys.readouterr().out
 
 
-def test_changed_settings_run_their_stage_and_those_after_it(tmp_path, monkeypatch, fake_render):
+def test_changed_settings_train_again(tmp_path, monkeypatch, fake_render):
     monkeypatch.setattr(run_command, "render_stage", fake_render(GOOD))
     run_command.run_job(parse_job(JOB), tmp_path)
     run_command.run_job(parse_job(JOB, ["train.steps=2"]), tmp_path)
     stored = json.loads((tmp_path / "runs/novel/status.json").read_text())
-    assert [s["attempt"] for s in stored["status"]["stages"]] == [1, 2, 2]
+    assert [s["attempt"] for s in stored["status"]["stages"]] == [2, 2, 2]
     assert stored["metadata"]["generation"] == 2
     kept = yaml.safe_load((tmp_path / "runs/novel/job.yaml").read_text())
     assert kept["spec"]["train"]["steps"] == 2

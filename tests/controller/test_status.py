@@ -71,21 +71,26 @@ def test_a_condition_keeps_its_time_until_it_flips():
     assert len(status.conditions) == 1
 
 
-def test_a_second_start_keeps_what_is_done_and_counts_attempts_on():
+def test_a_second_start_looks_at_every_stage_and_counts_attempts_on():
     status = JobStatus(
         "Failed", stages=(DONE, FAILED), charges=(1, 2), exit_code=3, history=(PAST,)
     )
-    again = reopened(status, {"preprocess": "p", "train": "t"})
+    again = reopened(status, {"preprocess": "p", "train": "t"}, kept=("train",))
     assert (again.phase, again.charges, again.exit_code) == ("Pending", (), None)
-    assert again.stage("preprocess") == DONE
-    assert again.stage("train") == StageStatus("train", attempt=3)
+    assert again.stages == (StageStatus("preprocess", attempt=1), StageStatus("train", attempt=3))
     assert again.history == (PAST,)
 
 
-def test_a_changed_stage_takes_those_after_it_along():
-    done = replace(FAILED, state="Skipped")
+def test_kept_training_stays_done_until_its_settings_or_those_before_it_change():
+    done = replace(FAILED, state="Succeeded")
     status = JobStatus("Complete", stages=(DONE, done), exit_code=0)
-    assert reopened(status, {"preprocess": "p", "train": "t"}).phase == "Complete"
-    again = reopened(status, {"preprocess": "other", "train": "t"})
-    assert again.phase == "Pending"
-    assert [s.state for s in again.stages] == ["Pending", "Pending"]
+    same = {"preprocess": "p", "train": "t"}
+    assert reopened(status, same, kept=("train",)).stage("train") == done
+    assert reopened(status, same).stage("train").state == "Pending"
+    for other in ({**same, "preprocess": "other"}, {**same, "train": "other"}):
+        assert reopened(status, other, kept=("train",)).stage("train").state == "Pending"
+
+
+def test_an_attempt_of_the_last_start_is_gone_with_it():
+    status = JobStatus(attempt=Attempt("train", 3, created_at=0))
+    assert reopened(status, {"train": "t"}).attempt.seen
