@@ -16,10 +16,22 @@ from rich.text import Text
 from controller.local.runtime import Snapshot
 from controller.observe import JobView
 from controller.status import JobStatus, StageStatus
-from controller.transitions import describe
+from controller.transitions import duration
 from pangu_core.messages import Progress
 
 STYLES: Final = {"Succeeded": "green", "Skipped": "green", "Running": "cyan", "Failed": "red"}
+VALIDATION: Final = "validation"
+# Column -> least width; on a narrow terminal only progress gives way.
+COLUMNS: Final[dict[str, int | None]] = {
+    "stage": 10,
+    "state": 9,
+    "attempt": 7,
+    "progress": None,
+    "loss": 6,
+    VALIDATION: 10,
+    "tokens/s": 9,
+    "left": 7,
+}
 BAR_WIDTH: Final = 24
 
 
@@ -56,16 +68,20 @@ class LiveTable:
 
 def picture(snapshot: Snapshot, view: JobView) -> RenderableType:
     """The table of stages with one line about the job below it."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("stage", "state", "attempt", "progress", "loss", "validation", "tokens/s", "left"):
-        table.add_column(name, no_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    validated = bool(snapshot.progress and snapshot.progress.validation_loss is not None)
+    for name, width in COLUMNS.items():
+        if validated or name != VALIDATION:
+            table.add_column(name, no_wrap=width is not None, min_width=width)
     status = snapshot.status
     for plan in view.stages:
-        table.add_row(*_row(status.stage(plan.name), snapshot, view))
+        table.add_row(*_row(status.stage(plan.name), snapshot, view, validated=validated))
     return Group(table, _footer(snapshot, view))
 
 
-def _row(stage: StageStatus, snapshot: Snapshot, view: JobView) -> list[RenderableType]:
+def _row(
+    stage: StageStatus, snapshot: Snapshot, view: JobView, *, validated: bool
+) -> list[RenderableType]:
     style = STYLES.get(stage.state, "dim")
     live = snapshot.status.attempt
     is_live = live is not None and live.stage == stage.name
@@ -75,12 +91,14 @@ def _row(stage: StageStatus, snapshot: Snapshot, view: JobView) -> list[Renderab
     attempt = str(stage.attempt or "")
     progress = snapshot.progress if is_live else None
     if progress is None or not progress.steps:
-        words = describe(stage) if stage.is_done else progress.phase if progress else ""
+        words = duration(stage) if stage.is_done else progress.phase if progress else ""
         return [Text(stage.name), state, attempt, Text(words, style="dim")]
     tokens = next((p.tokens_per_step for p in view.stages if p.name == stage.name), None)
     bar = Table.grid(padding=(0, 1))
+    bar.add_column(max_width=BAR_WIDTH)
+    bar.add_column(no_wrap=True)
     bar.add_row(
-        ProgressBar(total=progress.steps, completed=progress.step, width=BAR_WIDTH),
+        ProgressBar(total=progress.steps, completed=progress.step),
         f"{progress.step}/{progress.steps}",
     )
     return [
@@ -89,7 +107,7 @@ def _row(stage: StageStatus, snapshot: Snapshot, view: JobView) -> list[Renderab
         attempt,
         bar,
         _number(progress.loss, ".3f"),
-        _number(progress.validation_loss, ".3f"),
+        *([_number(progress.validation_loss, ".3f")] if validated else []),
         _number(progress.tokens_per_second, ",.0f"),
         time_left(progress, tokens),
     ]

@@ -30,15 +30,9 @@ def transitions(before: JobStatus, after: JobStatus) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def describe(stage: StageStatus) -> str:
-    """A finished stage in a few words."""
-    seconds = (stage.ended_at or 0) - (stage.started_at or 0)
-    words = [stage.state.lower()]
-    if stage.is_done and stage.started_at is not None:
-        words.append(f"in {seconds} s")
-    if stage.output:
-        words.append(f"-> {stage.output}")
-    return " ".join(words)
+def duration(stage: StageStatus) -> str:
+    """How long a finished stage took."""
+    return f"in {(stage.ended_at or 0) - (stage.started_at or 0)} s" if stage.ended_at else ""
 
 
 def _ended(past: PastAttempt) -> str:

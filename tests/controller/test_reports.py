@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from controller.live_table import picture, time_left
@@ -35,18 +36,34 @@ def snapshot(status=STATUS, progress=PROGRESS, pods=()):
     return Snapshot(status, (AttemptView("train", 2, pods=pods, progress=progress),), now=100.0)
 
 
-def drawn(shot):
-    console = Console(width=140, file=io.StringIO(), force_terminal=False)
+def drawn(shot, width=140):
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
     console.print(picture(shot, VIEW))
     return console.file.getvalue()
 
 
 def test_the_table_shows_stages_progress_and_restarts_by_cause():
     text = drawn(snapshot())
-    assert "succeeded in 6 s -> runs/x/data" in text
+    assert "succeeded 1       in 6 s" in text
     for part in ("40/300", "8.213", "1,900", "0:02:17"):
         assert part in text
     assert "restarts PeersLost 1, crash 2; budget 1/5" in text
+
+
+@pytest.mark.parametrize("validation", [None, 9.1234])
+def test_the_numbers_fit_on_a_narrow_terminal(validation):
+    progress = replace(PROGRESS, step=99_999, steps=100_000, validation_loss=validation,
+                       tokens_per_second=1_234_567.0)  # fmt: skip
+    text = drawn(snapshot(progress=progress), width=80)
+    for part in (
+        "99999/100000",
+        "8.213",
+        "1,234,567",
+        "0:00:00",
+        *([] if validation is None else ["9.123"]),
+    ):
+        assert part in text
+    assert ("validation" in text) == (validation is not None)
 
 
 def test_the_table_says_how_long_pods_may_still_save():
