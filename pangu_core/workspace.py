@@ -23,7 +23,7 @@ class RunPaths:
 
     @property
     def owner(self) -> str:
-        """owner.json: uid, settings hash and highest attempt."""
+        """owner.json: the run's uid and the newest attempt of each stage."""
         return f"{self.root}/owner.json"
 
     @property

@@ -1,30 +1,29 @@
 """A folder of training checkpoints: save, find the newest, step back, keep few.
 
 checkpoints/
-  owner.json           the run that writes here and its highest attempt: the fence
+  owner.json           the fence (ownership.py), unless the run's folder has it
   latest               JSON, for people and tools: step, folder, attempt
   step-00000300/       whole, or not there at all
   tmp-step-00000600-2-5c1f.../   being written; a dead attempt's is removed at the next save
 """
 
-import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from pangu_core.checkpoint import durable
+from pangu_core.checkpoint import durable, ownership
 from pangu_core.checkpoint.agreement import Failure, Gather, alone, attempt, together
 from pangu_core.checkpoint.manifest import FILE_NAME, Header, read_manifest
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.writer import Piece, commit, write_shard
 from pangu_core.config import RunIdentity
-from pangu_core.errors import CheckpointError, WorkspaceError
+from pangu_core.errors import CheckpointError
 
-OWNER_FILE: Final = "owner.json"
+STAGE: Final = "train"  # which writes here
 LATEST_FILE: Final = "latest"
 _STEP_FOLDER: Final = re.compile(rf"(?:{durable.REPLACED_PREFIX})?step-(\d{{8,}})")
 T = TypeVar("T")
@@ -40,10 +39,16 @@ class Saved:
 
 
 class Store:
-    """The checkpoints of one run."""
+    """The checkpoints of one run.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: the folder of checkpoints.
+        fence: the folder whose ``owner.json`` says who may write: the run's, or ``root`` itself.
+    """
+
+    def __init__(self, root: Path, *, fence: Path | None = None) -> None:
         self.root = root
+        self.fence = fence or root
 
     def claim(self, run: RunIdentity) -> None:
         """Record that this attempt writes here from now on; older ones are shut out.
@@ -53,10 +58,8 @@ class Store:
         Raises:
             WorkspaceError: another run or a newer attempt owns the folder.
         """
-        if self._check_owner(run) != run.attempt:
-            self.root.mkdir(parents=True, exist_ok=True)
-            owner = {"name": run.name, "uid": run.uid, "attempt": run.attempt}
-            durable.replace_json(self.root / OWNER_FILE, owner)
+        ownership.claim(self.fence, run, STAGE)
+        self.root.mkdir(parents=True, exist_ok=True)
 
     def save(
         self,
@@ -88,7 +91,7 @@ class Store:
             shards = together(lambda: write_shard(temporary, rank, pieces), gather)
 
             def finish() -> Saved:
-                self._check_owner(header.run)
+                ownership.check(self.fence, header.run, STAGE)
                 final = self.root / f"step-{step:08d}"
                 slices = [stored for shard in shards for stored in shard]
                 digest = commit(
@@ -138,28 +141,6 @@ class Store:
         self.claim(run)
         durable.remove_temporaries(self.root)
         return durable.new_temporary(self.root, f"step-{step:08d}-{run.attempt}")
-
-    def _check_owner(self, run: RunIdentity) -> int:
-        """The highest attempt that the folder has seen, 0 if none."""
-        owner = _read_json(self.root / OWNER_FILE)
-        if owner is None:
-            return 0
-        if owner.get("uid") != run.uid:
-            raise WorkspaceError(
-                str(self.root),
-                seen=f"owned by run {owner.get('name')} ({owner.get('uid')})",
-                rule=f"run {run.name} ({run.uid}) must not write over another's checkpoints",
-                fix="give the job another name, or delete the old run's folder",
-            )
-        newest = int(owner.get("attempt", 0))
-        if newest > run.attempt:
-            raise WorkspaceError(
-                str(self.root),
-                seen=f"attempt {run.attempt}",
-                rule=f"a newer attempt ({newest}) owns this folder",
-                fix="nothing: this attempt was replaced and may end",
-            )
-        return newest
 
 
 def load_newest(
@@ -225,22 +206,3 @@ def find_checkpoint(path: Path) -> Path:
             fix="check the path",
         )
     return newest
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """A small JSON object; None if the file is not there.
-
-    Raises:
-        WorkspaceError: it is there but cannot be read.
-    """
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        value = error
-    if isinstance(value, dict):
-        return value
-    raise WorkspaceError(
-        str(path), seen=str(value), rule="must be a JSON object", fix="delete it if no job runs"
-    )

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from pangu_core.config import Settings
+from pangu_core.checkpoint import ownership
+from pangu_core.config import RunIdentity, Settings
 from pangu_core.messages import Termination
 from pangu_core.workspace import RunPaths, resolve
 
@@ -26,7 +27,7 @@ def fingerprint(config: Settings, inputs: Iterable[Path]) -> str:
 
 def run_once(
     stage: str,
-    run_name: str,
+    run: RunIdentity,
     print_of_inputs: str,
     work: Callable[[], Termination],
     *,
@@ -35,8 +36,13 @@ def run_once(
     """Do ``work`` unless a marker with the same fingerprint says that it was done.
 
     ``still_there`` checks that the output which the marker speaks of exists.
+
+    Raises:
+        WorkspaceError: another run or a newer attempt owns the run's folder.
     """
-    path = resolve(RunPaths(run_name).stage_marker(stage))
+    paths = RunPaths(run.name)
+    ownership.claim(resolve(paths.root), run, stage)
+    path = resolve(paths.stage_marker(stage))
     marker = _read(path)
     if marker.get("fingerprint") == print_of_inputs and still_there():
         return Termination(code=0, skipped=True, output=marker.get("output"))

@@ -81,7 +81,7 @@ def run_stage(config_path: str | None) -> Termination:
     corpus = describe(config, locate=resolve)
     return run_once(
         "preprocess",
-        config.run.name,
+        config.run,
         corpus.fingerprint,
         partial(write_tokens, corpus, config.output),
         still_there=partial(is_token_file, corpus.output),

@@ -85,7 +85,7 @@ def run_stage(
 
     return run_once(
         stage,
-        config.run.name,
+        config.run,
         fingerprint(config, inputs(source)),
         work,
         still_there=lambda: is_written(target),

@@ -115,14 +115,6 @@ def test_verify_names_the_damaged_tensor_and_exits_with_4(call, checkpoints):
     assert "model/query_layer.mlp.down.weight ((3, 6), (16, 32)) has SHA-256" in result.output
 
 
-@pytest.mark.parametrize("entry", [convert, export])
-def test_formats_not_built_yet_are_refused_by_name(entry, call, checkpoints, tmp_path):
-    flag = "--to" if entry is convert else "--format"
-    result = call(entry, checkpoints, tmp_path / "out", flag, "huggingface")
-    assert result.exit_code == 2
-    assert "toFormat: huggingface: is not built yet; use pangu" in result.output
-
-
 def test_a_source_of_no_known_format_is_refused(call, tmp_path):
     result = call(convert, tmp_path, tmp_path / "out")
     assert (result.exit_code, "must hold weights of one of" in result.output) == (2, True)
@@ -154,6 +146,25 @@ def test_a_newer_checkpoint_makes_the_stage_run_again(stage, checkpoints, small,
     assert not stage(merge, source="checkpoints", target="model")["skipped"]
     assert Checkpoint.open(tmp_path / "model").manifest.step == 6
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(("tmp-", "repl"))]
+
+
+def test_another_run_of_the_same_name_touches_nothing(stage, checkpoints, tmp_path):
+    stage(merge, source="checkpoints", target="model")
+    before = (tmp_path / "model" / "manifest.json").read_bytes()
+    stranger = {**RUN, "uid": "r2"}
+    message = stage(split, source="checkpoints", target="model", run=stranger)
+    assert (message["code"], message["error"]) == (6, "WorkspaceError")
+    assert "runs/small: owned by run small (r1)" in message["message"]
+    assert (tmp_path / "model" / "manifest.json").read_bytes() == before
+
+
+def test_attempts_are_fenced_for_each_stage_by_itself(stage, checkpoints, tmp_path):
+    second = {**RUN, "attempt": 2}
+    assert stage(merge, source="checkpoints", target="model", run=second)["code"] == 0
+    assert stage(merge, source="checkpoints", target="model")["code"] == 6
+    assert stage(split, source="checkpoints", target="split")["code"] == 0
+    owner = json.loads((tmp_path / "runs" / "small" / "owner.json").read_text())
+    assert owner == {"name": "small", "uid": "r1", "attempts": {"merge": 2, "split": 1}}
 
 
 def test_a_stage_never_replaces_what_is_no_checkpoint(stage, checkpoints, tmp_path):

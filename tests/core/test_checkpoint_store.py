@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import torch
 
-from pangu_core.checkpoint import durable, tensor_file
+from pangu_core.checkpoint import durable, ownership, tensor_file
 from pangu_core.checkpoint.manifest import Layout
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.store import Store, find_checkpoint, load_newest
@@ -237,3 +237,20 @@ def test_a_volume_that_really_is_full_says_so(small, tiny_volume):
     newest = int(max(path.name for path in store.candidates()).removeprefix("step-"))
     assert load_newest(store, load_step) == newest >= 1
     assert not list(store.root.glob("tmp-*"))
+
+
+def test_a_run_has_one_fence_for_all_its_stages(small, tmp_path):
+    run = RunIdentity(name="small", uid="r1", attempt=2)
+    ownership.claim(tmp_path, run, "preprocess")
+    store = Store(tmp_path / "checkpoints", fence=tmp_path)
+    with pytest.raises(WorkspaceError, match=r"must not write over another's results"):
+        store.claim(run.model_copy(update={"uid": "r2"}))
+    save(store, small, 10, attempt=1)
+    assert names(store) == ["latest", "step-00000010"]
+
+
+def test_an_owner_file_that_is_no_owner_is_refused(store):
+    store.root.mkdir()
+    (store.root / "owner.json").write_text("[]")
+    with pytest.raises(WorkspaceError, match="must be an owner's name, uid and attempts"):
+        store.claim(RunIdentity(name="small", uid="r1"))
