@@ -1,19 +1,38 @@
 """YAML to settings and back: strict keys with the nearest valid one, and ``--set a.b=c``."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
-from pangu_core.errors import ConfigError, shorten
+from pangu_core.errors import ConfigError
 
 S = TypeVar("S", bound=BaseModel)
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+# The choices in pydantic's words, e.g. "'text' or 'jsonl'".
+_EXPECTED: Final = re.compile(r"'([^']*)'")
+
+
+class _Loader(_SafeLoader):  # type: ignore[misc]
+    """YAML of which no key is lost: of two equal ones the parser would drop the first."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """Refuse a key that is there twice; a merged one (``<<``) may be overridden."""
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            name = key.value if isinstance(key, yaml.ScalarNode) else None
+            if name is not None and name in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {name} appears twice in one mapping", key.start_mark
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> list[Any]:
@@ -46,9 +65,15 @@ def parse_yaml(text: str, source: str) -> list[Any]:
     """
     try:
         return [doc for doc in yaml.load_all(text, Loader=_Loader) if doc is not None]
-    except yaml.YAMLError as error:
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(
-            source, seen=shorten(str(error)), rule="must be valid YAML", fix="mend that line"
+            f"{source}{line}", seen=str(error.problem), rule="must be valid YAML", fix="mend it"
+        ) from error
+    except yaml.YAMLError as error:
+        seen = " ".join(str(error).split())
+        raise ConfigError(
+            source, seen=seen, rule="must be valid YAML", fix="remove that character"
         ) from error
 
 
@@ -135,9 +160,14 @@ def _first_problem(
         return ConfigError(path, seen="nothing", rule="is required", fix="add it")
     if problem["type"] == "broken_rule":
         return ConfigError(path, seen=problem["input"], **problem["ctx"])
-    return ConfigError(
-        path, seen=problem["input"], rule=problem["msg"].lower(), fix="change the value"
-    )
+    if problem["type"] in ("model_type", "dict_type"):
+        rule = "must be a mapping of fields"
+        return ConfigError(path, seen=problem["input"], rule=rule, fix="write field: value")
+    rule = problem["msg"][:1].lower() + problem["msg"][1:]
+    fix = "change the value"
+    if problem["type"] == "literal_error":
+        fix = nearest(str(problem["input"]), _EXPECTED.findall(problem["ctx"]["expected"]))
+    return ConfigError(path, seen=problem["input"], rule=rule, fix=fix)
 
 
 def _without_union_members(location: tuple[int | str, ...], values: Any) -> tuple[int | str, ...]:

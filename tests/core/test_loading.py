@@ -1,11 +1,14 @@
 """YAML in, overrides on top, and what a person reads when it is wrong."""
 
+from typing import Literal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pangu_core.config import Settings
 from pangu_core.errors import ConfigError
-from pangu_core.loading import apply_overrides, dump_yaml, nearest, parse_yaml, read_yaml
+from pangu_core.loading import apply_overrides, dump_yaml, load, nearest, parse_yaml, read_yaml
 
 
 def test_an_override_is_read_as_yaml_and_leaves_the_original_alone():
@@ -34,8 +37,39 @@ def test_a_file_that_is_not_utf8_is_refused_with_the_byte(tmp_path):
 
 
 def test_broken_yaml_is_refused_with_its_line():
-    with pytest.raises(ConfigError, match=r"line 3.*must be valid YAML"):
+    with pytest.raises(ConfigError, match=r"^job.yaml line 3: did not find expected .*valid YAML"):
         parse_yaml("a: 1\nb: [", "job.yaml")
+
+
+def test_a_character_that_yaml_forbids_is_refused_in_one_line():
+    with pytest.raises(ConfigError, match=r"job.yaml: unacceptable character #x0007: .*position 3"):
+        parse_yaml("a: \a", "job.yaml")
+
+
+def test_a_key_that_is_there_twice_is_refused_with_its_line():
+    with pytest.raises(ConfigError, match=r"job\.yaml line 4: key steps appears twice"):
+        parse_yaml("train:\n  steps: 1\n  seed: 2\n  steps: 3\n", "job.yaml")
+
+
+def test_a_merged_key_may_be_overridden():
+    text = "base: &base {a: 1, b: 2}\nown: {<<: *base, a: 3}"
+    assert parse_yaml(text, "job.yaml")[0]["own"] == {"a": 3, "b": 2}
+
+
+class Choice(Settings):
+    preset: Literal["350M", "2.6B"] = "350M"
+
+
+def test_a_wrong_choice_is_told_the_nearest_one_as_it_is_written():
+    with pytest.raises(
+        ConfigError, match=r"preset: 350m: .*'350M' or '2\.6B'; did you mean 350M\?"
+    ):
+        load(Choice, {"preset": "350m"})
+
+
+def test_a_block_that_is_no_mapping_is_refused():
+    with pytest.raises(ConfigError, match="train: 7: must be a mapping of fields"):
+        load(Choice, 7, "train")
 
 
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.booleans()))

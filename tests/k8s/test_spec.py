@@ -107,7 +107,7 @@ def test_a_wrong_value_is_refused_in_four_parts(job, override, message):
         ("{preset: tiny, numLayers: 3}", "must not have both a preset and sizes"),
         ("{numLayers: 3}", "needs numLayers, hiddenSize and numHeads together"),
         ("{numLayers: 3, hiddenSize: 8, numHeads: 3}", "must divide model.hiddenSize (8)"),
-        ("{preset: 7B}", "input should be 'tiny', '350m', '2.6b' or '13b'"),
+        ("{preset: 7B}", "input should be 'tiny', '350M', '2.6B' or '13B'"),
     ],
 )
 def test_the_model_is_a_preset_or_sizes_or_comes_from_weights(job, model, rule):
