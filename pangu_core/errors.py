@@ -73,7 +73,7 @@ class CheckpointError(PanguError):
 
 
 class TrainingError(PanguError):
-    """The numbers went wrong: a loss or a gradient that is not finite, again and again."""
+    """The numbers went wrong: a loss or a gradient that is not finite."""
 
     exit_code = 5
 

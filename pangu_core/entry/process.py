@@ -23,19 +23,16 @@ logger = logging.getLogger(__name__)
 def run(verb: str, work: Callable[[], Termination | None]) -> int:
     """Run an entry point's work; return its exit code and leave the termination message.
 
-    A ``PanguError`` is printed as its four parts, anything else as a traceback.
+    What a person can act on is printed as its four parts, anything else as a traceback.
     """
     log.set_up(verb)
     try:
         message = work() or Termination(code=0)
-    except PanguError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (PanguError, OSError) as error:
+        message = failure(error)
+        sys.stderr.write(f"error: {message.message}\n")
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()
-        message = failure(error)
-    except OSError as error:
-        message = failure(as_workspace_error(error))
-        traceback.print_exc()
     except Exception as error:  # the border: nothing may pass without a message
         traceback.print_exc()
         message = failure(error)
@@ -44,12 +41,12 @@ def run(verb: str, work: Callable[[], Termination | None]) -> int:
 
 
 def failure(error: BaseException) -> Termination:
-    """The termination message of an error."""
-    code = error.exit_code if isinstance(error, PanguError) else EXIT_UNEXPECTED
+    """The termination message of an error; what the operating system refused is a volume's."""
+    known = as_workspace_error(error) if isinstance(error, OSError) else error
     return Termination(
-        code=code,
-        error=type(error).__name__,
-        message=str(error),
+        code=known.exit_code if isinstance(known, PanguError) else EXIT_UNEXPECTED,
+        error=type(known).__name__,
+        message=str(known),
         traceback="".join(traceback.format_exception(error)),
     )
 

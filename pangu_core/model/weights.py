@@ -1,7 +1,7 @@
 """Initial weights, the same for every number of ranks, and whole tensors to a rank's part."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -10,20 +10,28 @@ from pangu_core.config import ModelConfig
 from pangu_core.model.gpt import PanguModel
 from pangu_core.parallel.rng import generator
 
+Part = tuple[str, torch.Tensor, layout.Slice]  # name, the rows held here, their place
+
 
 @torch.no_grad()
 def initialise(model: PanguModel, seed: int) -> None:
-    """Fill a network with fresh weights.
+    """Fill a network with fresh weights; padding rows become zero."""
+    for parameter in model.parameters():
+        parameter.zero_()
+    draw_into(local_parts(model), model.config, seed)
+
+
+@torch.no_grad()
+def draw_into(parts: Iterable[Part], config: ModelConfig, seed: int) -> None:
+    """Fill the held parts of a network's parameters with fresh weights.
 
     Each tensor is drawn whole from a generator of its own and then cut, so that the weights do
     not depend on the number of ranks. N(0, init_std); projections back into the residual stream
     are scaled by 1 / sqrt(2 L); biases 0, LayerNorm weights 1 (the original's scheme).
     """
-    for parameter in model.parameters():
-        parameter.zero_()  # padding rows
-    for name, real, part in local_parts(model):
-        value = initial_value(name, model.config, seed)
-        real.copy_(value[tuple(slice(start, stop) for start, stop in part)])
+    for name, held, part in parts:
+        value = initial_value(name, config, seed)
+        held.copy_(value[tuple(slice(start, stop) for start, stop in part)])
 
 
 def initial_value(name: str, config: ModelConfig, seed: int) -> torch.Tensor:
@@ -39,7 +47,7 @@ def initial_value(name: str, config: ModelConfig, seed: int) -> torch.Tensor:
     return torch.empty(shape).normal_(0.0, std, generator=draw)
 
 
-def local_parts(model: PanguModel) -> Iterator[tuple[str, torch.Tensor, layout.Slice]]:
+def local_parts(model: PanguModel) -> Iterator[Part]:
     """Name, this rank's real rows (a view without padding) and their place in the whole."""
     for name, parameter in model.named_parameters():
         shape = layout.parameter_shape(name, model.config)

@@ -1,13 +1,20 @@
 """The training loop of one rank: step, report, evaluate, save, and stop at a boundary."""
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from pangu_core.checkpoint.store import Saved
 from pangu_core.dist import sum_over_world
-from pangu_core.errors import EXIT_COMPLETE, EXIT_REJOIN, EXIT_STOPPED, TrainingError
+from pangu_core.errors import (
+    EXIT_COMPLETE,
+    EXIT_REJOIN,
+    EXIT_STOPPED,
+    DataError,
+    TrainingError,
+)
 from pangu_core.parallel.rng import DropoutKey
 from pangu_core.training.heartbeat import Heartbeat
 from pangu_core.training.metrics import MetricsWriter, flops_per_token, utilisation
@@ -55,7 +62,7 @@ class Loop:
         self.saved_step: int | None = None  # newest step that is on the disk
         self.saved: Saved | None = None  # its folder, where this round wrote it
         self.metrics: MetricsWriter | None = None
-        self.speed = _Speed()
+        self.speed = Speed()
 
     def run(self) -> Outcome:
         """Train to the last step, or to the boundary at which all ranks agree to stop."""
@@ -97,6 +104,13 @@ class Loop:
         own = sum(float(batch.loss_mask.sum()) for _, batch in batches)
         values = [own if place.tp.rank == 0 else 0.0, self.stop.must_go, self.stop.must_regroup]
         tokens, terminated, regrouping = sum_over_world([float(v) for v in values], place)
+        if not tokens:
+            raise DataError(
+                "a global batch",
+                seen="no token whose loss counts",
+                rule="must hold at least one",
+                fix="raise train.globalBatchSize, or look at the mask beside the token files",
+            )
         return tokens, terminated > 0, regrouping > 0
 
     def _step(self, position: Position, batches: list[MicroBatch], num_tokens: float) -> StepResult:
@@ -133,7 +147,7 @@ class Loop:
             learning_rate=learning_rate(position.step, train.optimizer, session.plan.steps),
             grad_norm=result.grad_norm,
             tokens_per_second=speed,
-            mfu=utilisation(speed, flops, session.place.world_size, session.place.device),
+            mfu=speed and utilisation(speed, flops, session.place.world_size, session.place.device),
             tokens=position.samples * session.plan.sequence_length,
             epoch=session.feed.epoch(position.samples),
             round=self.round_number,
@@ -186,20 +200,29 @@ class Loop:
             self.metrics.write(event, **values)
 
 
-class _Speed:
-    """Tokens per second of optimizer steps, smoothed; evaluation and saving do not count."""
+class Speed:
+    """Tokens per second of optimizer steps, smoothed.
 
-    def __init__(self) -> None:
-        self._since = time.monotonic()
+    Loading, evaluation and saving do not count, nor does the first step, which warms up
+    allocator and kernels.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since: float | None = None
         self._seconds_per_token: float | None = None
 
-    def count(self, tokens: int) -> float:
-        now = time.monotonic()
-        latest = (now - self._since) / tokens
+    def count(self, tokens: int) -> float | None:
+        """A step has ended; returns the speed, None after the first step."""
+        now = self._clock()
+        if self._since is not None:
+            latest = (now - self._since) / tokens
+            previous = self._seconds_per_token
+            self._seconds_per_token = latest if previous is None else 0.9 * previous + 0.1 * latest
         self._since = now
-        previous = self._seconds_per_token
-        self._seconds_per_token = latest if previous is None else 0.9 * previous + 0.1 * latest
-        return 1.0 / max(self._seconds_per_token, 1e-12)
+        return 1.0 / self._seconds_per_token if self._seconds_per_token else None
 
     def restart(self) -> None:
-        self._since = time.monotonic()
+        """Something else took time: measure from now on."""
+        if self._since is not None:
+            self._since = self._clock()

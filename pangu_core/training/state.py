@@ -10,7 +10,7 @@ from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.writer import Piece
 from pangu_core.config import ModelConfig
 from pangu_core.layout import Slice
-from pangu_core.model.weights import initial_value
+from pangu_core.model.weights import draw_into
 from pangu_core.training.sharding import OwnedParameter
 
 
@@ -39,10 +39,8 @@ def start_fresh(parameters: Sequence[OwnedParameter], model: ModelConfig, seed: 
     """Fill the weights with initial values, the same for any number of ranks."""
     for owned in parameters:
         owned.local.zero_()  # padding rows
-        if owned.part is not None:
-            value = initial_value(owned.name, model, seed)
-            part = tuple(slice(start, stop) for start, stop in owned.part)
-            owned.real(owned.local).copy_(value[part])
+    held = ((o.name, o.real(o.local), o.part) for o in parameters if o.part is not None)
+    draw_into(held, model, seed)
 
 
 def restore(

@@ -33,6 +33,17 @@ def test_a_line_and_a_constant():
     assert learning_rate(9_999, flat, 10_000) == 1.5e-4
 
 
+@pytest.mark.parametrize(("schedule", "share"), [("linear", 0.2), ("cosine", 0.0954915)])
+def test_the_decay_ends_a_warm_up_early_as_the_originals(schedule, share):
+    """t = min(step, end - warm) - warm, so at the end 800 of 1,000 steps have counted."""
+    config = OptimizerConfig(
+        learning_rate=1.0, min_learning_rate=0.0, warmup=0.1, schedule=schedule
+    )
+    assert learning_rate(1_000, config, 1_000) == pytest.approx(share)
+    assert learning_rate(900, config, 1_000) == pytest.approx(share)
+    assert learning_rate(850, config, 1_000) > share
+
+
 def test_decay_steps_may_differ_from_the_run():
     config = COSINE.model_copy(update={"decay_steps": 1_000})
     assert learning_rate(1_000, config, 10_000) == learning_rate(1_000, COSINE, 1_000)

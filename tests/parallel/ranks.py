@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 REPLY_SECONDS = 100
+NO_ANSWER = f"a rank died, or gave no answer in {REPLY_SECONDS} s"
 
 
 class RankPool:
@@ -40,6 +41,8 @@ class RankPool:
                 pipe.send((where, args, rank, world_size, f"{folder}/store"))
             replies = [self._reply(pipe) for _, pipe in self._workers[:world_size]]
         failures = [reply for ok, reply in replies if not ok]
+        if NO_ANSWER in failures:
+            self._discard()  # a late answer must not be taken for the next call's
         if failures:
             raise AssertionError(failures[0])
         return [reply for _, reply in replies]
@@ -51,6 +54,13 @@ class RankPool:
             process.join(10)
         self._workers.clear()
 
+    def _discard(self) -> None:
+        for process, pipe in self._workers:
+            process.kill()
+            process.join()
+            pipe.close()
+        self._workers.clear()
+
     def _start_one(self) -> None:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(theirs,), daemon=True)
@@ -60,11 +70,11 @@ class RankPool:
 
     def _reply(self, pipe: Connection) -> tuple[bool, Any]:
         if not pipe.poll(REPLY_SECONDS):
-            return False, f"a rank gave no answer in {REPLY_SECONDS} s"
+            return False, NO_ANSWER
         try:
             return pipe.recv()
         except EOFError:
-            return False, "a rank died"
+            return False, NO_ANSWER
 
 
 def _serve(pipe: Connection) -> None:
