@@ -180,20 +180,22 @@ def tiles_exactly(shape: Shape, parts: Iterable[Slice]) -> bool:
     return True
 
 
-def check_sizes(manifest: Header, model: ModelConfig) -> None:
-    """Refuse a checkpoint of another network.
+def check_sizes(manifest: Header, model: ModelConfig, *, source: Path | None = None) -> None:
+    """Refuse a checkpoint of another network; ``source`` is its folder, for the message.
 
     Raises:
-        CheckpointError: naming the first field that differs.
+        ConfigError: naming the first field that differs.
     """
-    for name in type(model).model_fields:
+    for name, info in type(model).model_fields.items():
         found, wanted = getattr(manifest.model, name), getattr(model, name)
         if name != "init_std" and found != wanted:  # init_std matters to fresh weights only
-            raise CheckpointError(
-                f"checkpoint model.{name}",
+            written = f"model.{info.alias}"
+            raise ConfigError(
+                f"{source or 'checkpoint'}: {written}",
                 seen=found,
                 rule=f"must equal the configured {wanted}",
-                fix=f"set model.{name} to {found}, or name another checkpoint",
+                fix=f"set {written} to {found}, name another checkpoint, "
+                "or give the job another name",
             )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from pangu_core.errors import DataError
+from pangu_core.errors import ConfigError
 
 Format = Literal["text", "jsonl"]
 
@@ -57,7 +57,7 @@ def read_documents(piece: Piece, *, form: Format, json_key: str) -> Iterator[str
     """The documents of a piece, those of blanks only left out.
 
     Raises:
-        DataError: the text is not UTF-8, or a line is not an object with that key.
+        ConfigError: the text is not UTF-8, or a line is not an object with that key.
     """
     with piece.path.open("rb") as file:
         file.seek(piece.start)
@@ -101,12 +101,12 @@ def _document_of(line: str, where: str, json_key: str) -> str:
     try:
         value = json.loads(line)
     except ValueError as error:
-        raise DataError(
+        raise ConfigError(
             where, seen=line, rule=f"must be one JSON object a line ({error})", fix="mend the line"
         ) from error
     document = value.get(json_key) if isinstance(value, dict) else None
     if not isinstance(document, str):
-        raise DataError(
+        raise ConfigError(
             where,
             seen=line,
             rule=f"must be an object whose {json_key!r} is a string",
@@ -119,7 +119,7 @@ def _decode(data: bytes, path: Path, offset: int) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(
+        raise ConfigError(
             str(path),
             seen=f"{data[error.start : error.start + 4]!r} at byte {offset + error.start}",
             rule="must be UTF-8",

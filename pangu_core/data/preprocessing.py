@@ -26,7 +26,7 @@ from typing import Final
 from pangu_core.data.documents import Format, Piece, plan_chunks, read_documents
 from pangu_core.data.token_files import TokenFile, TokenFileWriter, concatenate, sibling
 from pangu_core.data.tokenizer import Tokenizer, load_tokenizer
-from pangu_core.errors import DataError
+from pangu_core.errors import ConfigError, DataError
 
 # Small chunks balance the workers, few chunks spare the file system.
 SMALLEST_CHUNK_BYTES: Final = 1 << 19
@@ -112,7 +112,8 @@ def preprocess(corpus: Corpus, *, on_progress: Callable[[Report], None]) -> Repo
     """Write ``corpus.output`` and call ``on_progress`` after every chunk.
 
     Raises:
-        DataError: a file cannot be read as documents, or there is no document at all.
+        ConfigError: a file cannot be read as documents, or there is no document at all.
+        DataError: a worker was killed.
     """
     begin = time.monotonic()
     plan = _plan(corpus)
@@ -133,7 +134,7 @@ def preprocess(corpus: Corpus, *, on_progress: Callable[[Report], None]) -> Repo
         report = replace(report, seconds=time.monotonic() - begin)
         on_progress(report)
     if not report.num_documents:
-        raise DataError(
+        raise ConfigError(
             "data.input",
             seen=f"{len(corpus.files)} files, {report.total_bytes} bytes",
             rule="must hold at least one document",

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pangu_core.data.token_files import TokenFile, sibling
-from pangu_core.errors import DataError
+from pangu_core.errors import ConfigError
 
 Array = npt.NDArray[Any]
 
@@ -46,7 +46,7 @@ def build_reference_index(
     build it at the same time do each other no harm.
 
     Raises:
-        DataError: the split cannot fill one sample.
+        ConfigError: the split cannot fill one sample.
     """
     stem = f"_{name}_indexmap_{num_samples}ns_{sequence_length}sl_{seed}s"
     paths = [
@@ -69,7 +69,7 @@ def build_arrays(
     first, last = items
     num_tokens = int(sizes[first:last].sum(dtype=np.int64))
     if num_tokens < 2:
-        raise DataError(
+        raise ConfigError(
             f"items {first} to {last}",
             seen=f"{num_tokens} tokens",
             rule="must hold at least two tokens to be sampled from",

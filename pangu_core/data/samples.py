@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pangu_core.data.permutation import permute
 from pangu_core.data.reference_order import ReferenceIndex, build_reference_index
 from pangu_core.data.token_files import TokenFile
-from pangu_core.errors import DataError
+from pangu_core.errors import ConfigError
 
 Split = Literal["train", "valid", "test"]
 Array = npt.NDArray[Any]
@@ -50,7 +50,7 @@ class SampleSource(Protocol):
         """The samples at these counters.
 
         Raises:
-            DataError: the split holds no sample, or none with such a counter.
+            ConfigError: the split holds no sample, or none with such a counter.
         """
 
 
@@ -90,10 +90,10 @@ class StretchSource:
         """Refuse a split that is too short for one sample.
 
         Raises:
-            DataError: it is.
+            ConfigError: it is.
         """
         if not self.samples_per_epoch:
-            raise DataError(
+            raise ConfigError(
                 f"{self.file.prefix}, tokens {self.start} to {self.stop}",
                 seen=f"{self.stop - self.start} tokens",
                 rule=f"must hold sequenceLength + 1 = {self.sequence_length + 1} tokens or more",
@@ -122,7 +122,7 @@ class ReferenceSource:
     def samples(self, counters: Sequence[int]) -> list[Sample]:
         """The samples at these counters; the id is the place before shuffling."""
         if counters and max(counters) >= self.samples_per_epoch:
-            raise DataError(
+            raise ConfigError(
                 str(self.file.prefix),
                 seen=f"sample {max(counters)}",
                 rule=f"must be one of the {self.samples_per_epoch} indexed samples",
@@ -165,7 +165,7 @@ def open_samples(
             index covers exactly the epochs that are needed.
 
     Raises:
-        DataError: the training split is too short for one sample. The others may be empty.
+        ConfigError: the training split is too short for one sample. The others may be empty.
     """
     bounds = split_bounds(file.num_items, shares)
     place = SPLITS.index(split)

@@ -27,8 +27,7 @@ def run(options: Options) -> Termination:
     """Write PREFIX + KEY_document.bin and .idx, or KEY_sentence of split sentences.
 
     Raises:
-        ConfigError: no input, no output, or no file that matches.
-        DataError: the text cannot be used.
+        ConfigError: no input, no output, no file that matches, or text that cannot be used.
     """
     files = expand(options.require("input", "names the text files"))
     prefix = options.require("output_prefix", "says where the token files go")

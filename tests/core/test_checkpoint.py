@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from pangu_core.checkpoint.manifest import Layout, check_sizes, parse, read_mani
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.store import Store
 from pangu_core.checkpoint.tensor_file import DTYPES, Entry, TensorFile, TensorWriter
-from pangu_core.errors import CheckpointError
+from pangu_core.errors import CheckpointError, ConfigError
 from pangu_core.layout import whole
 
 
@@ -75,9 +76,11 @@ def test_pieces_that_leave_a_gap_are_never_committed(small, tmp_path):
 def test_a_checkpoint_of_other_sizes_names_the_field(small):
     other = small.model.model_copy(update={"hidden_size": 16})
     with pytest.raises(
-        CheckpointError, match=r"model.hidden_size: 8: must equal the configured 16"
+        ConfigError,
+        match=r"runs/a/step-1: model.hiddenSize: 8: must equal the configured 16; "
+        "set model.hiddenSize to 8, .*, or give the job another name",
     ):
-        check_sizes(small.header(), other)
+        check_sizes(small.header(), other, source=Path("runs/a/step-1"))
     check_sizes(small.header(), small.model.model_copy(update={"init_std": 0.5}))
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pangu_core.data.documents import Format, Piece, plan_chunks, read_documents
-from pangu_core.errors import DataError
+from pangu_core.errors import ConfigError
 
 TEXT = st.text(st.sampled_from("你a \n\r\ufeff"))
 
@@ -83,12 +83,12 @@ def test_small_files_share_a_chunk_and_large_ones_are_cut(tmp_path: Path) -> Non
 )
 def test_a_bad_json_line_is_named(line: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\n' + line)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(ConfigError, match=message):
         documents(tmp_path / "a.jsonl", "jsonl")
 
 
 @pytest.mark.parametrize("form", ["text", "jsonl"])
 def test_text_that_is_not_utf8_is_refused_with_its_place(form: Format, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b'{"text": "x"}\n\n' + "你好".encode("gb18030"))
-    with pytest.raises(DataError, match="at byte 15: must be UTF-8; convert the file"):
+    with pytest.raises(ConfigError, match="at byte 15: must be UTF-8; convert the file"):
         documents(tmp_path / "a", form, chunk_bytes=3)

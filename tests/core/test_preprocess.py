@@ -186,10 +186,10 @@ def invoke(*arguments: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("content", "flags", "code", "message"),
     [
-        (b"", [], 3, "data.input: 1 files, 0 bytes: must hold at least one document"),
-        (b" \n\n \n", [], 3, "must hold at least one document; name files with text"),
-        ("你好".encode("gb18030"), [], 3, "at byte 0: must be UTF-8; convert the file"),
-        (b"{}", ["--format", "jsonl", "--json-key", "body"], 3, "'body' is a string; mend"),
+        (b"", [], 2, "data.input: 1 files, 0 bytes: must hold at least one document"),
+        (b" \n\n \n", [], 2, "must hold at least one document; name files with text"),
+        ("你好".encode("gb18030"), [], 2, "at byte 0: must be UTF-8; convert the file"),
+        (b"{}", ["--format", "jsonl", "--json-key", "body"], 2, "'body' is a string; mend"),
         (None, [], 2, "data.input: .*a.txt: must match at least one file; check"),
     ],
 )

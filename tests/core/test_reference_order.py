@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pangu_core.data.reference_order import build_arrays
 from pangu_core.data.samples import SampleSource, open_samples
 from pangu_core.data.token_files import TokenFile, TokenFileWriter
-from pangu_core.errors import DataError
+from pangu_core.errors import ConfigError
 
 
 def walk(sizes: list[int], total: int, length: int) -> list[list[int]]:
@@ -111,10 +111,10 @@ def test_the_index_is_built_once_and_again_for_newer_tokens(tmp_path: Path) -> N
 
 def test_a_counter_beyond_the_index_is_refused(tmp_path: Path) -> None:
     source = opened(write(tmp_path / "t", [30]), num_samples=5)
-    with pytest.raises(DataError, match="sample 7: must be one of the 7 indexed"):
+    with pytest.raises(ConfigError, match="sample 7: must be one of the 7 indexed"):
         source.samples([7])
 
 
 def test_a_split_without_tokens_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="1 tokens: must hold at least two"):
+    with pytest.raises(ConfigError, match="1 tokens: must hold at least two"):
         opened(write(tmp_path / "t", [1]), num_samples=5)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pangu_core.data.samples import SampleSource, open_samples, split_bounds
 from pangu_core.data.token_files import TokenFile, TokenFileWriter
-from pangu_core.errors import DataError
+from pangu_core.errors import ConfigError
 
 ALL = (1.0, 0.0, 0.0)
 
@@ -118,9 +118,9 @@ def test_a_split_shorter_than_a_sample_says_so(tmp_path: Path) -> None:
     file = write(tmp_path, [10])
     source = opened(file, 10, split="valid", shares=(0.0, 1.0, 0.0))
     assert source.samples_per_epoch == 0
-    with pytest.raises(DataError, match=r"10 tokens: must hold sequenceLength \+ 1 = 11"):
+    with pytest.raises(ConfigError, match=r"10 tokens: must hold sequenceLength \+ 1 = 11"):
         source.samples([0])
-    with pytest.raises(DataError, match="10 tokens: must hold"):
+    with pytest.raises(ConfigError, match="10 tokens: must hold"):
         opened(file, 10)
 
 

@@ -146,7 +146,7 @@ def test_configured_sizes_must_agree(tmp_path):
     source = write_earlier(tmp_path / "hfi", earlier(weights_of()))
     chosen = NETWORK.model_copy(update={"activation": "gelu_erf"})
     assert read(source, model=chosen).header.model.activation == "gelu_erf"
-    with pytest.raises(CheckpointError, match="num_heads: 4: must equal the configured 2"):
+    with pytest.raises(ConfigError, match="numHeads: 4: must equal the configured 2"):
         read(source, model=NETWORK.model_copy(update={"num_heads": 2}))
     with pytest.raises(CheckpointError, match="rows of the word table: 13: must be at least 99"):
         read(source, model=NETWORK.model_copy(update={"vocab_size": 99}))

@@ -288,7 +288,7 @@ def test_files_for_another_number_of_ranks_are_refused(weights, megatron, tmp_pa
 def test_other_sizes_than_asked_for_are_refused(weights, tmp_path):
     write(port, weights(), tmp_path / "out")
     asked = NETWORK.model_copy(update={"hidden_size": 16})
-    with pytest.raises(CheckpointError, match="hidden_size: 8: must be the configured 16"):
+    with pytest.raises(ConfigError, match="hiddenSize: 8: must be the configured 16"):
         read(port, tmp_path / "out", model=asked)
 
 

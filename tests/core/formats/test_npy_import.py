@@ -92,7 +92,7 @@ def test_surplus_vocabulary_rows_are_dropped(folder, tmp_path):
 
 def test_other_sizes_than_configured_are_named(folder):
     model = sizes(folder, num_heads=2).model_copy(update={"sequence_length": 7})
-    with pytest.raises(CheckpointError, match="sequence_length: 3: must equal the configured 7"):
+    with pytest.raises(ConfigError, match="sequenceLength: 3: must equal the configured 7"):
         read(folder, model=model)
 
 

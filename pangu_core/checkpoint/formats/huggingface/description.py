@@ -11,7 +11,7 @@ from pangu_core.checkpoint.formats.form import Request, Weights
 from pangu_core.checkpoint.formats.mindspore.tensors import PUBLISHED_ROWS
 from pangu_core.checkpoint.tensor_file import DTYPES
 from pangu_core.config import Activation, ModelConfig
-from pangu_core.errors import CheckpointError
+from pangu_core.errors import CheckpointError, ConfigError
 
 FILE_NAME: Final = "config.json"
 MODEL_TYPE: Final = "gpt_pangu"
@@ -65,7 +65,8 @@ class Description(BaseModel):
         """The network's sizes; ``rows`` are those of the word table, padding included.
 
         Raises:
-            CheckpointError: another network than this one, or than the one asked for.
+            ConfigError: another network than the one asked for.
+            CheckpointError: another network than this one.
         """
         if self.intermediate_size not in (None, 4 * self.hidden_size):
             rule = f"must be four times hidden_size ({self.hidden_size})"
@@ -80,8 +81,7 @@ class Description(BaseModel):
             raise _refusal(path, "rows of the word table", rows, f"must be at least {vocab_size}")
         for name in _COMPARED if asked else ():
             if getattr(self, name) != getattr(asked, name):
-                rule = f"must equal the configured {getattr(asked, name)}"
-                raise _refusal(path, name, getattr(self, name), rule)
+                raise _other_size(path, name, getattr(self, name), getattr(asked, name))
         return ModelConfig(
             vocab_size=vocab_size,
             activation=self._activation(path, asked),
@@ -190,6 +190,16 @@ def tokenizer() -> dict[str, Any]:
 
 def _special_ids() -> dict[str, int]:
     return {"bos_token_id": 9, "eos_token_id": 9, "pad_token_id": 6}
+
+
+def _other_size(path: Path, name: str, seen: Any, wanted: Any) -> ConfigError:
+    written = f"model.{ModelConfig.model_fields[name].alias}"
+    return ConfigError(
+        f"{path}: {written}",
+        seen=seen,
+        rule=f"must equal the configured {wanted}",
+        fix=f"set {written} to {seen}, or name other weights",
+    )
 
 
 def _refusal(path: Path, what: str, seen: Any, rule: str) -> CheckpointError:

@@ -11,7 +11,7 @@ from pangu_core.checkpoint.formats.form import Request
 from pangu_core.checkpoint.formats.mindspore.tensors import PUBLISHED_ROWS
 from pangu_core.checkpoint.torch_files.values import Instance
 from pangu_core.config import PRESETS, ModelConfig
-from pangu_core.errors import CheckpointError, ConfigError
+from pangu_core.errors import CheckpointError, ConfigError, PanguError
 
 # What we add to a file, and no Megatron looks at: sizes, activation, sample counter.
 OWN_KEY: Final = "pangu"
@@ -45,8 +45,8 @@ def settle(
             says it, for the weights were tuned with it.
 
     Raises:
-        ConfigError: nothing says how many heads there are.
-        CheckpointError: the file contradicts itself, or is of other sizes than asked for.
+        ConfigError: nothing says how many heads there are, or the sizes are others than asked for.
+        CheckpointError: the file contradicts itself.
     """
     asked, said = request.model, _said(where, content)
     values: dict[str, Any] = {
@@ -64,7 +64,14 @@ def settle(
     for name in found:
         _compare(where, name, getattr(model, name), found[name], "the tensors' own")
     for name in _COMPARED if asked else ():
-        _compare(where, name, getattr(model, name), getattr(asked, name), "the configured")
+        _compare(
+            where,
+            name,
+            getattr(model, name),
+            getattr(asked, name),
+            "the configured",
+            error=ConfigError,
+        )
     if model.vocab_size > rows:
         _compare(where, "vocab_size", model.vocab_size, rows, "at most the tensors' own")
     return model
@@ -110,13 +117,22 @@ def _validated(where: str, values: Any) -> ModelConfig:
         ) from error
 
 
-def _compare(where: str, name: str, seen: int, wanted: int, whose: str) -> None:
+def _compare(
+    where: str,
+    name: str,
+    seen: int,
+    wanted: int,
+    whose: str,
+    *,
+    error: type[PanguError] = CheckpointError,
+) -> None:
     if seen != wanted:
-        raise CheckpointError(
-            f"{where}: {name}",
+        written = f"model.{ModelConfig.model_fields[name].alias}"
+        raise error(
+            f"{where}: {written}",
             seen=seen,
             rule=f"must be {whose} {wanted}",
-            fix=f"set model.{name} to {seen}, or name other weights",
+            fix=f"set {written} to {seen}, or name other weights",
         )
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -48,7 +48,8 @@ def weights_of(source: Path, stored: Mapping[str, Stored], request: Request) -> 
     """The model that these tensors make up.
 
     Raises:
-        ConfigError: nothing says how many heads there are, or it is the 200B network.
+        ConfigError: the sizes are not the configured ones, nothing says how many heads there
+            are, or it is the 200B network.
         CheckpointError: a tensor is missing, there twice, or of another shape or dtype.
     """
     refuse_pipeline_graph(source, stored)
@@ -110,7 +111,7 @@ def _sizes(source: Path, named: Mapping[str, Stored], request: Request) -> Model
     if gap < len(blocks):
         seen = f"nothing of block {gap}, though there is a block {max(blocks)}"
         raise _refusal(str(source), seen, "must hold every block")
-    found = {
+    found: dict[str, Any] = {
         "num_layers": len(blocks) + 1,
         "hidden_size": hidden,
         "sequence_length": positions,
@@ -123,11 +124,12 @@ def _sizes(source: Path, named: Mapping[str, Stored], request: Request) -> Model
         return _with_heads(source, found)
     for name, value in {**found, "vocab_size": min(rows, model.vocab_size)}.items():
         if value != getattr(model, name):
-            raise CheckpointError(
-                f"{source}: {name}",
+            written = f"model.{ModelConfig.model_fields[name].alias}"
+            raise ConfigError(
+                f"{source}: {written}",
                 seen=value,
                 rule=f"must equal the configured {getattr(model, name)}",
-                fix=f"set model.{name} to {value}, or name other weights",
+                fix=f"set {written} to {value}, or name other weights",
             )
     return model
 
