@@ -9,6 +9,7 @@ An item is a stretch of tokens, a document one or more items: ``documents`` hold
 items before each document, from 0 to N.
 """
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -100,6 +101,17 @@ class TokenFile:
     def documents(self) -> Array:
         """Items before each document, int64 [D], from 0 to N."""
         return self._index_array("<i8", HEADER.size + 12 * self.num_items, self.num_document_bounds)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the data, cheap: SHA-256 of ``.idx`` and of the size of ``.bin``.
+
+        Tokens replaced under the same items are not seen; they are too many to read at each start.
+        """
+        with sibling(self.prefix, ".idx").open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        digest.update(struct.pack("<Q", _size(sibling(self.prefix, ".bin"))))
+        return digest.hexdigest()
 
     def item_start(self, item: int) -> int:
         """Tokens before an item; ``item`` may be N, which gives all tokens."""

@@ -46,7 +46,7 @@ class Tokenizer:
             processor = sentencepiece.SentencePieceProcessor(model_proto=model)
             seen = {token_id: processor.id_to_piece(token_id) for token_id in _MARKS}
         except (RuntimeError, IndexError) as error:
-            raise _not_a_vocabulary(path, str(error)) from error
+            raise _not_a_vocabulary(path, "not a SentencePiece model") from error
         if seen != _MARKS:
             raise _not_a_vocabulary(path, f"special pieces {seen}")
         self._processor = processor
@@ -132,5 +132,5 @@ def _not_a_vocabulary(path: Path, seen: str) -> ConfigError:
         str(path),
         seen=seen,
         rule="must be a SentencePiece model with PanGu-alpha's special pieces",
-        fix="fetch the published one with 'python tools/fetch_data.py'",
+        fix="remove `tokenizer`, or name the published vocab.model",
     )

@@ -1,5 +1,6 @@
 """Token files against the documented bytes, as round trips, and damaged in every place."""
 
+import hashlib
 import pickle
 import struct
 from contextlib import suppress
@@ -62,6 +63,15 @@ def test_what_is_written_is_read_back(
     assert np.diff(file.documents).tolist() == [len(document) for document in documents]
     starts = [file.item_start(item) for item in range(file.num_items + 1)]
     assert starts == np.cumsum([0, *file.sizes]).tolist()
+
+
+def test_the_fingerprint_is_the_datas_and_not_the_places(tmp_path: Path) -> None:
+    first = write(tmp_path / "a", [[[5, 600, 9]], [[7, 9]]])
+    again = write(tmp_path / "b", [[[5, 600, 9]], [[7, 9]]])
+    expected = hashlib.sha256(IDX + bytes.fromhex("0a00000000000000")).hexdigest()
+    assert first.fingerprint == again.fingerprint == expected
+    other = write(tmp_path / "c", [[[5, 600, 9]], [[7, 7, 9]]])
+    assert other.fingerprint != expected
 
 
 @pytest.mark.parametrize(("vocab_size", "code", "width"), [(65_499, 8, 2), (65_500, 4, 4)])

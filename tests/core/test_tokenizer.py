@@ -154,5 +154,7 @@ def test_an_id_outside_the_vocabulary_is_refused(tokenizer: Tokenizer, token_id:
 
 def test_a_file_that_is_no_vocabulary_is_refused(tmp_path: Path) -> None:
     (tmp_path / "vocab.model").write_bytes(b"no model")
-    with pytest.raises(ConfigError, match="must be a SentencePiece model"):
+    with pytest.raises(
+        ConfigError, match=r"not a SentencePiece model: must be .*; remove `tokenizer`"
+    ):
         load_tokenizer(tmp_path)
