@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from k8s import not_built
 from k8s.spec import PanguJob, PanguService, parse
 from k8s.stages import plan
 from pangu_core.errors import ConfigError
@@ -55,10 +56,5 @@ def render(file: Path, stage: str | None, attempt: int, overrides: tuple[str, ..
 
 def _as_job(each: PanguJob | PanguService) -> PanguJob:
     if isinstance(each, PanguService):
-        raise ConfigError(
-            "kind",
-            seen=each.kind,
-            rule="is not built yet",
-            fix="use pangu generate on the checkpoint",
-        )
+        not_built.refuse_service(each.kind)
     return each

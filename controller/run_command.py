@@ -20,7 +20,7 @@ from controller.plain_lines import PlainLines
 from controller.status import JobStatus, PastAttempt, reopened
 from k8s.render import render_stage
 from k8s.spec import PanguJob, parse_job
-from pangu_core.errors import ConfigError, shorten
+from pangu_core.errors import ConfigError
 
 # One machine's first retry need not wait for a cluster to calm down.
 BACKOFF_SECONDS = 1.0
@@ -58,11 +58,16 @@ def run_job(job: PanguJob, workspace: Path) -> int:
 
     Raises:
         ConfigError: the workspace is no folder, or the job needs what only a cluster has.
-        WorkspaceError: another process runs this job, or another job owns its folder.
+        WorkspaceError: the workspace cannot be used, another process runs this job, or another
+            job owns its folder.
     """
-    if workspace.exists() and not workspace.is_dir():
+    workspace = workspace.absolute()
+    if not workspace.is_dir():
         raise ConfigError(
-            "--workspace", seen=str(workspace), rule="must be a folder", fix="name another"
+            "--workspace",
+            seen=str(workspace),
+            rule="must be a folder that exists",
+            fix="create it and copy the corpus into it, or name another",
         )
     folder = RunFolder(workspace.resolve(), job)
     with folder.locked():
@@ -138,9 +143,7 @@ def _last_words(status: JobStatus, folder: RunFolder) -> list[str]:
         return [f"{stage.name} -> {stage.output}" for stage in status.stages if stage.output]
     if status.phase != "Failed":
         return []
-    past: PastAttempt = status.history[-1]
-    rest = f": {shorten(past.message)}" if past.message else ""
+    past: PastAttempt = status.history[-1]  # its end was told in full when it happened
     return [
-        f"{past.stage} failed ({past.cause}){rest}",
-        f"its output: {folder.logs}/*-{past.stage}-{past.number}-*.log",
+        f"{past.stage} failed; its output: {folder.logs}/*-{past.stage}-{past.number}-*.log",
     ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from k8s.blocks import is_remote
 from pangu_core.config import Settings
@@ -65,6 +65,17 @@ def refuse(spec: Settings) -> None:
         if value is not None and entry.applies(value):
             seen = value if isinstance(value, (str, int, float)) else "given"
             raise ConfigError(entry.path, seen=seen, rule="is not built yet", fix=entry.advice)
+
+
+def refuse_service(kind: str) -> NoReturn:
+    """Refuse to render or run an object of a kind that can only be validated.
+
+    Raises:
+        ConfigError: always.
+    """
+    raise ConfigError(
+        "kind", seen=kind, rule="is not built yet", fix="use pangu generate on the checkpoint"
+    )
 
 
 def _at(values: Any, path: str) -> Any:

@@ -282,7 +282,10 @@ def parse_job(source: Path | str, overrides: Iterable[str] = ()) -> PanguJob:
     Raises:
         ConfigError: what ``parse`` refuses, or a file with no job or several.
     """
-    jobs = [each for each in parse(source, overrides) if isinstance(each, PanguJob)]
+    objects = parse(source, overrides)
+    jobs = [each for each in objects if isinstance(each, PanguJob)]
+    if not jobs:
+        not_built.refuse_service(objects[0].kind)
     if len(jobs) != 1:
         raise ConfigError(
             str(source) if isinstance(source, Path) else "text",

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from controller.status import JobStatus, from_dict, to_dict
 from k8s.spec import PanguJob
+from pangu_core.entry.process import as_workspace_error
 from pangu_core.errors import WorkspaceError
 from pangu_core.loading import dump_yaml
 from pangu_core.workspace import RunPaths
@@ -46,10 +47,14 @@ class RunFolder:
         """Hold the run for this process; released by the system if the process is killed.
 
         Raises:
-            WorkspaceError: another process holds it.
+            WorkspaceError: another process holds it, or the folder cannot be written.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / LOCK_FILE).open("a+", encoding="ascii") as file:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            opened = (self.root / LOCK_FILE).open("a+", encoding="ascii")
+        except OSError as error:
+            raise as_workspace_error(error) from error
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

@@ -1,6 +1,7 @@
 """``pangu run``: what it prints, how it exits, what it leaves behind."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,7 +9,7 @@ import yaml
 from controller import run_command
 from controller.reconcile import reconcile
 from k8s.spec import parse_job
-from pangu_core.errors import ConfigError
+from pangu_core.errors import ConfigError, WorkspaceError
 
 JOB = """
 apiVersion: pangu-finetune.io/v1alpha1
@@ -73,15 +74,35 @@ def test_a_failure_names_the_reason_and_the_log(tmp_path, monkeypatch, fake_rend
     monkeypatch.setattr(run_command, "render_stage", fake_render(bad))
     assert run_command.run_job(parse_job(JOB), tmp_path) == 3
     told = capsys.readouterr().out
-    assert "train failed (DataError): no text" in told
-    assert f"{tmp_path}/runs/novel/logs/*-train-1-*.log" in told
+    assert "train: attempt 1 ended (DataError, exit code 3" in told
+    assert told.count("no text") == 1
+    assert f"train failed; its output: {tmp_path}/runs/novel/logs/*-train-1-*.log" in told
 
 
-def test_a_workspace_that_is_a_file_is_refused(tmp_path):
-    path = tmp_path / "file"
-    path.touch()
-    with pytest.raises(ConfigError, match="must be a folder"):
-        run_command.run_job(parse_job(JOB), path)
+@pytest.mark.parametrize("name", ["file", "nowhere"])
+def test_a_workspace_that_is_no_folder_is_refused_with_its_whole_path(tmp_path, monkeypatch, name):
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=f"{tmp_path}/{name}: must be a folder that exists"):
+        run_command.run_job(parse_job(JOB), Path(name))
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_workspace_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "runs").touch()
+    with pytest.raises(WorkspaceError, match="must accept reads and writes"):
+        run_command.run_job(parse_job(JOB), tmp_path)
+
+
+def test_a_service_cannot_be_run(tmp_path):
+    text = """
+apiVersion: pangu-finetune.io/v1alpha1
+kind: PanguService
+metadata: {name: novel}
+spec: {image: none, workspace: {claimName: c}, model: runs/novel/model}
+"""
+    with pytest.raises(ConfigError, match="kind: PanguService: is not built yet; use pangu gene"):
+        parse_job(text)
 
 
 def test_a_start_after_a_crash_goes_on_with_the_next_attempt_for_free(
