@@ -114,13 +114,15 @@ class Checkpoint:
         return path
 
     def verify(self, report: Report = silent) -> list[CheckpointError]:
-        """Read everything once; returns what is damaged."""
+        """Read everything once; returns what is damaged, a file of no use as one error."""
         sizes = {s: num_elements(s.part) * DTYPES[s.dtype].torch.itemsize for s in self._all()}
         done, total = 0, sum(sizes.values())
-        errors = []
+        useless = self._useless_files()
+        errors = list(useless.values())
         for stored, size in sizes.items():
             try:
-                self._check(stored, self._bytes(stored))
+                if stored.file not in useless:
+                    self._check(stored, self._bytes(stored))
             except CheckpointError as error:
                 errors.append(error)
             done += size
@@ -129,6 +131,16 @@ class Checkpoint:
             self.vocabulary()
         except CheckpointError as error:
             errors.append(error)
+        return errors
+
+    def _useless_files(self) -> dict[str, CheckpointError]:
+        """Why files cannot even be opened, or are cut short."""
+        errors = {}
+        for name in dict.fromkeys(stored.file for stored in self._all()):
+            try:
+                self._file(name)
+            except CheckpointError as error:
+                errors[name] = error
         return errors
 
     def _all(self) -> Iterator[StoredSlice]:
@@ -158,16 +170,18 @@ class Checkpoint:
 
     def _bytes(self, stored: StoredSlice) -> Bytes:
         """The mapped bytes of a stored slice, after its file's header agreed to the manifest."""
-        path = self.folder / stored.file
-        if stored.file not in self._files:
-            self._files[stored.file] = TensorFile(path)
-        file = self._files[stored.file]
+        file = self._file(stored.file)
         entry = file.entry(stored.key)
         shape = tuple(stop - start for start, stop in stored.part)
         if (entry.shape, entry.dtype) != (shape, stored.dtype):
             seen = f"{stored.key} is {entry.dtype} {entry.shape}"
-            raise damaged(path, seen, f"must be {stored.dtype} {shape} as in the manifest")
+            raise damaged(file.path, seen, f"must be {stored.dtype} {shape} as in the manifest")
         return file.raw(stored.key)
+
+    def _file(self, name: str) -> TensorFile:
+        if name not in self._files:
+            self._files[name] = TensorFile(self.folder / name)
+        return self._files[name]
 
     def _check(self, stored: StoredSlice, data: Bytes) -> None:
         if stored not in self._verified:

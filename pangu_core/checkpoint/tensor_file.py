@@ -211,11 +211,11 @@ def _parse_header(
         if skip(name):
             continue
         entry, offset = _parse_entry(path, name, row)
-        start = 8 + length + offset
-        if start + entry.num_bytes > len(data):
-            seen = f"{name} ends at offset {start + entry.num_bytes}"
-            raise damaged(path, seen, f"must end within the file's {len(data)} bytes")
-        places[name] = (entry, start)
+        places[name] = (entry, 8 + length + offset)
+    end = max((start + entry.num_bytes for entry, start in places.values()), default=0)
+    if end > len(data):
+        seen = f"file has {len(data):,} bytes, the header says {end:,}: truncated"
+        raise damaged(path, seen, "must hold all tensors of its header")
     return places
 
 

@@ -115,6 +115,16 @@ def test_verify_names_the_damaged_tensor_and_exits_with_4(call, checkpoints):
     assert "model/query_layer.mlp.down.weight ((3, 6), (16, 32)) has SHA-256" in result.output
 
 
+def test_verify_says_once_that_a_file_is_truncated(call, checkpoints):
+    path = checkpoints / "step-00000005" / "model-00003.safetensors"
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-1000])
+    result = call(verify, checkpoints)
+    lines = [line for line in result.output.splitlines() if path.name in line]
+    assert (result.exit_code, len(lines)) == (4, 1)
+    assert f"file has {size - 1000:,} bytes, the header says {size:,}: truncated" in lines[0]
+
+
 def test_a_source_of_no_known_format_is_refused(call, tmp_path):
     result = call(convert, tmp_path, tmp_path / "out")
     assert (result.exit_code, "must hold weights of one of" in result.output) == (2, True)
