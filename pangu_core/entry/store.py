@@ -1,49 +1,17 @@
-"""The store pod's command: serve rendezvous for one attempt's agents. Never loads torch."""
+"""The store pod's command: hear signals first, then do the work (store_pod.py)."""
 
-import asyncio
-import os
-import signal
 import sys
-from typing import Final
 
-from pangu_core.entry import process
-from pangu_core.errors import ConfigError
-from pangu_core.messages import Termination
-from pangu_core.rendezvous.protocol import DEFAULT_PORT
-from pangu_core.rendezvous.store import Store
-
-PORT_VARIABLE: Final = "PANGU_STORE_PORT"
-
-
-def serve() -> Termination:
-    """Serve on all addresses until a signal; a store has nothing to save.
-
-    Raises:
-        ConfigError: the port is not one.
-    """
-    text = os.environ.get(PORT_VARIABLE, str(DEFAULT_PORT))
-    if not text.isdecimal() or not 0 < int(text) < 65_536:
-        raise ConfigError(
-            PORT_VARIABLE, seen=text, rule="must be a port", fix="use a number from 1 to 65535"
-        )
-    asyncio.run(_serve_until_signal(int(text)))
-    return Termination(code=0)
-
-
-async def _serve_until_signal(port: int) -> None:
-    loop = asyncio.get_running_loop()
-    serving = asyncio.create_task(Store().serve("", port, loop.create_future()))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, serving.cancel)
-    # The one way to end: anything else that ends it is an error and raises here.
-    await asyncio.wait([serving])
-    if not serving.cancelled():
-        serving.result()
+from pangu_core.launch.stop import StopRequest
 
 
 def main() -> None:
     """Run the command."""
-    sys.exit(process.run("store", serve))
+    stop = StopRequest.installed()
+    # After the handler: this loads for a while.
+    from pangu_core.entry import store_pod
+
+    sys.exit(store_pod.run(stop))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,7 @@ from pangu_core.launch.heartbeat import Pulse
 from pangu_core.launch.memory import oom_kills
 from pangu_core.launch.ranks import LocalRanks, environment_of
 from pangu_core.launch.settings import AgentSettings
+from pangu_core.launch.stop import StopRequest
 from pangu_core.launch.verdict import Verdict, judge
 from pangu_core.messages import Progress, Termination
 from pangu_core.rendezvous.client import Client
@@ -33,18 +35,6 @@ from pangu_core.rendezvous.protocol import Beat, Outcome, Round, View
 
 EXIT_OOM: Final = 128 + signal.SIGKILL
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class StopRequest:
-    """Set by the entry point's signal handler; the one thing that a handler does."""
-
-    at: float | None = None
-
-    def set(self, *_: object) -> None:
-        """Note the first request."""
-        if self.at is None:
-            self.at = time.monotonic()
 
 
 @dataclass
@@ -190,8 +180,8 @@ class Agent:
         verdict = judge(codes, ranks.errors(), done=self._is_done(), oom=oom)
         if verdict.kind == "wait":
             if any(code is not None for code in codes):
-                self._hurry(self._limits.drain)
-            return self._check_time(ranks, now)
+                self._hurry_to_leave(ranks)
+            return self._check_time(ranks, codes, now)
         return self._conclude(ranks, verdict)
 
     def _note_result(self, ranks: LocalRanks) -> None:
@@ -245,19 +235,24 @@ class Agent:
             loss=pulses[local].loss,
         )
 
-    def _check_time(self, ranks: LocalRanks, now: float) -> Termination | None:
+    def _check_time(
+        self, ranks: LocalRanks, codes: Sequence[int | None], now: float
+    ) -> Termination | None:
         """Kill ranks that missed their deadline, or that stalled."""
-        if self._deadline is not None:
-            if now < self._deadline:
-                return None
+        running = {rank: p for rank, p in enumerate(ranks.pulses) if codes[rank] is None}
+        # The end of the grace period, or of the attempt, is fixed. Ranks that leave because the
+        # gang changes may take as long for their save as for any other.
+        fixed = self._leaving or self._is_done()
+        patient = not fixed and any(p.phase in ("evaluate", "save") for p in running.values())
+        if self._deadline is not None and now >= self._deadline and not patient:
             logger.warning("the ranks did not end in time: killed")
             if self._is_done() and self._outcome:
                 return _termination(self._outcome)
             self._end_round(clean=False, cause=None if self._leaving else "stuck")
             return self._stopped(_NOT_SAVED) if self._leaving else None
-        for local, pulse in enumerate(ranks.pulses):
+        for local, pulse in running.items():
             limit = self._limits.stall.limit(pulse)
-            if pulse.silence_seconds(now) > limit:
+            if not fixed and pulse.silence_seconds(now) > limit:
                 return self._end_stall(ranks, local, limit)
         return None
 
@@ -304,6 +299,9 @@ class Agent:
         if self._deadline is None:
             self._deadline = time.monotonic() + seconds
 
+    def _hurry_to_leave(self, ranks: LocalRanks) -> None:
+        self._hurry(max(self._limits.stall.leave(pulse) for pulse in ranks.pulses))
+
     def _is_done(self) -> bool:
         return self._outcome is not None and self._outcome.code == EXIT_COMPLETE
 
@@ -322,7 +320,7 @@ class Agent:
         if view.command == "drain" and ready and not (self._draining or self._leaving):
             logger.info("the gang changes: the ranks leave at the next step boundary")
             self._draining = True
-            self._hurry(self._limits.drain)
+            self._hurry_to_leave(ranks)
             ranks.send(signal.SIGUSR1)
         return None
 

@@ -44,7 +44,14 @@ class StallLimits:
 
     def limit(self, pulse: Pulse) -> float:
         """The limit for a rank in this state."""
-        if pulse.phase != "step" or len(pulse.step_seconds) < ENOUGH:
+        return self._step(pulse) if pulse.phase == "step" else self.other
+
+    def leave(self, pulse: Pulse) -> float:
+        """The time for a rank to leave at the next step boundary: one step, then a save."""
+        return self._step(pulse) + self.other
+
+    def _step(self, pulse: Pulse) -> float:
+        if len(pulse.step_seconds) < ENOUGH:
             return self.other
         return max(self.floor, self.factor * statistics.median(pulse.step_seconds))
 

@@ -23,7 +23,6 @@ class Limits:
     store_away: float = 300.0  # a waiting launcher gives up when the store is away this long
     grace: float = 30.0  # the pod's terminationGracePeriodSeconds
     grace_margin: float = 3.0  # of it, kept for the launcher's own end
-    drain: float = 60.0  # ranks asked to leave at a step boundary may take this long
     finish: float = 60.0  # ranks may take this long to exit once the result is committed
     farewell: float = 2.0  # for the last word to the store
     dump: float = 0.5  # between asking a stalled rank for its stacks and killing it

@@ -37,7 +37,6 @@ class Timing:
     dead: float = 5.0  # silence after which a node counts as lost
     hangup: float = 1.0  # the same after its connection closed: it may reconnect
     recovery: float = 10.0  # a store without memory waits this long for a running round
-    drain: float = 60.0  # longest wait for ranks to save and leave
     growth: float = 30.0  # a round runs at least this long before it makes room for more
 
 
@@ -123,12 +122,14 @@ def view(gang: Gang, member_id: str) -> View:
 
 
 def settle(gang: Gang, now: float) -> Gang:
-    """Do what time alone brings about: losses, broken rounds, new rounds, growth."""
+    """Do what time alone brings about: losses, broken rounds, new rounds, growth.
+
+    How long a round may drain is its agents' business: each knows its grace period and how long
+    its ranks step and save, ends those that take longer, and tells.
+    """
     for member in list(gang.members.values()):
         if _is_lost(gang, member, now):
             gang = _forget(gang, member.id, now)
-    if gang.status == "draining" and now - gang.since > gang.timing.drain:
-        gang = _end(gang, "broken", now)
     if gang.round and gang.status != "running" and not _still_inside(gang):
         gang = replace(
             _set_status(gang, "forming", now),

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 from pangu_core.entry import process
-from pangu_core.entry.train import train
+from pangu_core.entry.train_pod import train
 from pangu_core.launch.heartbeat import StallLimits
 from pangu_core.launch.settings import AgentSettings, Limits
+from pangu_core.launch.stop import StopRequest
 from pangu_core.rendezvous.protocol import Rules
 
 values = json.loads(sys.argv[1])
@@ -31,4 +32,4 @@ settings = AgentSettings(
         stall=StallLimits(floor=values["stall_floor"], factor=10.0, other=100.0),
     ),
 )
-sys.exit(process.run("train", lambda: train(settings)))
+sys.exit(process.run("train", lambda: train(settings, StopRequest.installed())))

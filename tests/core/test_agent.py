@@ -17,7 +17,7 @@ from pangu_core.rendezvous import store
 from pangu_core.rendezvous.membership import Timing
 from pangu_core.rendezvous.ports import free_port
 
-QUICK = Timing(quiet=0.4, dead=1.5, hangup=0.3, recovery=1.5, drain=10.0, growth=0.5)
+QUICK = Timing(quiet=0.4, dead=1.5, hangup=0.3, recovery=1.5, growth=0.5)
 STUB = Path(__file__).with_name("agent_under_test.py")
 
 

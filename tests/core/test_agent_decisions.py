@@ -1,6 +1,9 @@
 """The launcher's pure parts: exit codes, stalls, settings, the cgroup's OOM counter."""
 
+import inspect
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -14,6 +17,7 @@ from pangu_core.launch.ranks import environment_of
 from pangu_core.launch.settings import from_environment
 from pangu_core.launch.verdict import judge
 from pangu_core.messages import Termination
+from pangu_core.rendezvous.ports import free_port
 from pangu_core.rendezvous.protocol import Round, Rules
 
 NAN = Termination(code=5, error="TrainingError")
@@ -82,6 +86,11 @@ def test_heartbeats_that_piled_up_tell_no_duration():
     steps = [(float(t), {"phase": "step", "step": t}) for t in range(1, 5)]
     pile = [(20.0, {"phase": "step", "step": t}) for t in range(5, 20)]
     assert pulses([*steps, *pile]).step_seconds == (1.0, 1.0, 1.0, 16.0)
+
+
+def test_a_rank_told_to_leave_may_take_a_step_and_a_save():
+    steps = [(float(t), {"phase": "step", "step": t}) for t in range(1, 12)]
+    assert StallLimits(floor=2.0, factor=4.0, other=99.0).leave(pulses(steps)) == 4.0 + 99.0
 
 
 @pytest.mark.parametrize("phase", ["start", "evaluate", "save", "done"])
@@ -178,7 +187,32 @@ def test_kills_for_memory_are_counted_in_both_cgroup_versions(tmp_path, line, pa
     assert oom_kills(tmp_path, membership) == 3
 
 
-@pytest.mark.parametrize("module", ["pangu_core.entry.train", "pangu_core.entry.store"])
+@pytest.mark.parametrize("module", ["pangu_core.entry.train_pod", "pangu_core.entry.store_pod"])
 def test_launcher_and_store_never_load_torch(module):
     code = f"import {module}, sys; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class SignalAtImport:
+    """Sends this process SIGTERM when it starts to load its slow part."""
+
+    def find_spec(self, name, *_):
+        if name.endswith("_pod"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("module", "code"), [("train", 2), ("store", 0)])
+def test_a_signal_before_all_is_loaded_is_noted(module, code, monkeypatch):
+    """The launcher goes on to miss its config; the store ends."""
+    script = f"""
+import inspect, os, signal, sys
+import pangu_core.entry.{module} as entry
+assert "pydantic" not in sys.modules
+{inspect.getsource(SignalAtImport)}
+sys.meta_path.insert(0, SignalAtImport())
+sys.argv[1:] = []
+entry.main()
+"""
+    monkeypatch.delenv("PANGU_CONFIG", raising=False)
+    monkeypatch.setenv("PANGU_STORE_PORT", str(free_port()))
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == code

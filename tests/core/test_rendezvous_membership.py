@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from pangu_core.rendezvous.membership import Gang, Timing, hang_up, hear, settle, view
 from pangu_core.rendezvous.protocol import Beat, Outcome, Round, Rules
 
-TIMING = Timing(quiet=1.0, dead=3.0, hangup=0.5, recovery=4.0, drain=6.0, growth=3.0)
+TIMING = Timing(quiet=1.0, dead=3.0, hangup=0.5, recovery=4.0, growth=3.0)
 TICK = 0.25
+VAIN_TICKS = 24
 
 
 @dataclass
@@ -29,6 +30,7 @@ class SimAgent:
     ended: Outcome | None = None
     progress: int = 0
     deaf: int = 0  # ticks in which it does not talk to the store
+    vain: int = 0  # ticks in which its ranks could not leave
     stopped: bool = False  # SIGSTOP: deaf, and unable to act
 
     def beat(self, **changes):
@@ -51,7 +53,7 @@ class SimAgent:
 
     def leave(self, *, clean):
         self.left, self.clean = self.round.number, clean
-        self.round, self.ranks = None, False
+        self.round, self.ranks, self.vain = None, False, 0
 
 
 @dataclass
@@ -116,6 +118,17 @@ class World:
                 del self.agents[agent.id]
         elif answer.command == "drain" and agent.round and agent.round.number in working:
             self.agreed.add(agent.round.number)
+        elif answer.command == "drain" and agent.round:
+            self.wait_in_vain(agent)
+
+    def wait_in_vain(self, agent):
+        """Ranks that cannot reach a step boundary stall, or miss their deadline."""
+        agent.vain += 1
+        if agent.vain > VAIN_TICKS:
+            agent.leave(clean=False)
+            if agent.leaving:
+                self.say(agent, state="gone")
+                del self.agents[agent.id]
 
     def say(self, agent, **changes):
         if self.gang is None:
@@ -260,6 +273,16 @@ def test_members_keep_their_places_and_a_replacement_takes_its_predecessors(worl
     assert names(found.members) == ["a", "b", "c"]
     assert found.members[0] == "a#4"
     assert found.master_address == "a#4"
+
+
+def test_a_round_drains_for_as_long_as_its_nodes_take_to_save(world):
+    """Their launchers end ranks that take too long; a limit here would only be shorter."""
+    agents = list(world.agents.values())
+    agents[0].leaving = True
+    for _ in range(400):
+        world.now += TICK
+        answers = [world.say(agent) for agent in agents]
+    assert [answer.command for answer in answers] == ["drain"] * 3
 
 
 def test_a_restarted_store_adopts_the_running_round_without_breaking_it(world):
