@@ -1,4 +1,4 @@
-"""Seconds of one training step of a small model on CPU ranks, and where they go.
+"""Seconds and page faults of one training step of a small model on CPU ranks; where time goes.
 
 Two processes share one copy of the model (tensor parallel 2), each with half of the cores, as the
 launcher starts them; batches are random numbers in documents. Run it from the checkout:
@@ -9,6 +9,7 @@ launcher starts them; batches are random numbers in documents. Run it from the c
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -65,6 +66,11 @@ def steps(replica: Replica, first: int, count: int) -> float:
     return (time.perf_counter() - begin) / count
 
 
+def page_faults() -> int:
+    """Pages that the kernel had to bring in for this process; no other process changes it."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
 def measure(count: int, with_profile: bool) -> None:
     """One rank's part; the first rank prints."""
     with process_group():
@@ -75,7 +81,9 @@ def measure(count: int, with_profile: bool) -> None:
         optimizer = optimizing.build(parameters, OptimizerConfig())
         replica = Replica(model, parameters, optimizer, place)
         steps(replica, 0, WARM_UP_STEPS)
+        faults_before = page_faults()
         seconds = steps(replica, WARM_UP_STEPS, count)
+        faults = (page_faults() - faults_before) / count
         table = ""
         if with_profile:
             with profile(activities=[ProfilerActivity.CPU]) as profiled:
@@ -83,7 +91,7 @@ def measure(count: int, with_profile: bool) -> None:
             averages = profiled.key_averages()
             table = averages.table(sort_by="self_cpu_time_total", row_limit=15)
         if place.is_first:
-            print(json.dumps({"seconds": seconds, "table": table}))
+            print(json.dumps({"seconds": seconds, "faults": faults, "table": table}))
 
 
 def in_fresh_processes(keep_heap: bool, count: int, with_profile: bool) -> dict[str, Any]:
@@ -115,7 +123,8 @@ def main(count: int, with_profile: bool, is_rank: bool) -> None:
         return
     for name, keep_heap in (("as glibc does", False), ("heap kept", True)):
         result = in_fresh_processes(keep_heap, count, with_profile and keep_heap)
-        print(f"{name:14s} {result['seconds']:.3f} s a step")
+        row = f"{result['seconds']:.3f} s and {result['faults']:,.0f} page faults a step"
+        print(f"{name:14s} {row}")
         if result["table"]:
             print(result["table"])
 

@@ -3,6 +3,7 @@
 The page is a function of the classes: ``page()`` gives its text, and a test compares.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ POD_CONFIGS: Final = (PreprocessConfig, TrainConfig, ReshardConfig, ConvertConfi
 KUBERNETES_OWN: Final = frozenset(
     {"Reference", "Resources", "Toleration", "Variable", "VariablesSource", "Volume", "VolumeMount"}
 )
+COUNT_LIMIT: Final = 2**31  # of every count; said once, in the head
 HEAD: Final = """\
 # Configuration
 
@@ -38,7 +40,8 @@ Written by `make golden` from the strings in the source; do not edit it here.
 A job file is YAML with a `PanguJob`, and perhaps a `PanguService`, in it. Values come from the
 defaults, then the file, then `--set PATH=VALUE`, which overrides one field of the spec
 (`--set train.steps=10`). An unknown key is refused with the nearest valid one. Paths are relative
-to the workspace: the folder of `pangu run --workspace`, or the volume on a cluster.
+to the workspace: the folder of `pangu run --workspace`, or the volume on a cluster. Counts are
+below 2^31.
 """
 
 Schema = dict[str, Any]
@@ -140,10 +143,23 @@ def _type_of(field: Schema) -> str:
     return words.get(field["type"], field["type"]) + _bounds_of(field)
 
 
+# Upper bounds from here on refuse slips of the keyboard; nobody plans with them.
+LIKE_NO_BOUND = 2**24
+
+
 def _bounds_of(field: Schema) -> str:
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {field[key]:g}" for key, sign in signs.items() if key in field]
+    bounds = [
+        f"{sign} {_limit(field[key])}"
+        for key, sign in signs.items()
+        if key in field and field[key] != COUNT_LIMIT
+    ]
     return f" {', '.join(bounds)}" if bounds else ""
+
+
+def _limit(value: float) -> str:
+    exponent = round(math.log2(value)) if value > 1 else 0
+    return f"2^{exponent}" if exponent > 16 and value == 2**exponent else f"{value:g}"
 
 
 def _default_of(field: Schema) -> str:
