@@ -27,7 +27,7 @@ from controller.status import (
     with_restart,
     with_stage,
 )
-from controller.verdict import Verdict, gone, judge, replacements
+from controller.verdict import Verdict, gone, is_repeated, judge, replacements
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,9 @@ def _end(status: JobStatus, job: JobView, verdict: Verdict, now: int) -> JobStat
     if verdict.charged:
         status = charged(status, job, now)
     status = replace(status, retry_at=retry_at(status, job, attempt, verdict, now))
+    gives_up = verdict.charged and (is_exhausted(status, job) or is_repeated(past, status.history))
     status = with_history(status, past)
-    if verdict.final or (verdict.charged and is_exhausted(status, job)):
+    if verdict.final or gives_up:
         return _failed(status, stage, verdict.code, now)
     if verdict.cause != "Suspended":
         status = with_restart(status, verdict.cause)

@@ -4,11 +4,12 @@ The rules are those of pangu_core/errors.py: 0 complete; 2 ends the job; 1 and 3
 attempt; 128 and above replace the pod only.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from controller.observe import AttemptView, JobView, PodView, StagePlan
-from controller.status import Attempt, Outcome, PodExit
+from controller.status import Attempt, Outcome, PastAttempt, PodExit
 from pangu_core.errors import EXIT_STOPPED, ConfigError, RendezvousError, StallError, shorten
 from pangu_core.messages import Termination
 
@@ -78,9 +79,27 @@ def replacements(
     return replace(attempt, exits=tuple(exits[name] for name in sorted(exits))), tuple(found)
 
 
+def is_repeated(past: PastAttempt, history: Sequence[PastAttempt]) -> bool:
+    """Whether an error said the same words as the attempt before, with no step won in between.
+
+    A third try would say them again. What brought no words of its own (a signal, a stall, an
+    object's condition) proves nothing.
+    """
+    before = history[-1] if history else None
+    if before is None or not past.message or past.code is None:
+        return False
+    if past.code == StallError.exit_code or (past.step or 0) > (before.step or 0):
+        return False
+    return _words(past) == _words(before)
+
+
 def gone() -> Verdict:
     """The verdict on an attempt whose objects somebody else removed."""
     return Verdict("Stopped", "ObjectsGone", message="the attempt's objects are gone")
+
+
+def _words(past: PastAttempt) -> tuple[str, int | None, str, str]:
+    return past.stage, past.code, past.cause, past.message
 
 
 def _is_replaced(pod: PodView) -> bool:

@@ -97,6 +97,23 @@ def test_a_code_up_to_127_ends_the_attempt_and_is_charged(code):
     assert 107 <= decision.status.retry_at <= 113
 
 
+@pytest.mark.parametrize(
+    ("second", "phase"),
+    [
+        (Termination(code=3, error="DataError", message="no text", step=4), "Failed"),
+        (Termination(code=3, error="DataError", message="no text", step=9), "Restarting"),
+        (Termination(code=3, error="DataError", message="other", step=4), "Restarting"),
+        (Termination(code=3, error="DataError", message="", step=4), "Restarting"),
+    ],
+)
+def test_an_error_that_says_the_same_twice_without_a_new_step_is_not_tried_again(second, phase):
+    first = Termination(code=3, error="DataError", message="no text", step=4)
+    ended = view("preprocess", 1, pod("a", 3, termination=first))
+    status = decide(JOB, decide(JOB, running(JOB), ended, now=100).status, now=200).status
+    again = view("preprocess", 2, pod("b", 3, termination=second))
+    assert decide(JOB, status, again, now=300).status.phase == phase
+
+
 def test_the_next_attempt_waits_for_the_backoff_and_for_the_old_objects():
     status = decide(JOB, running(JOB), view("preprocess", 1, pod("a", 1)), now=100).status
     old = view("preprocess", 1, pod("a", 1), has_main=False, deleting=True)
