@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Final
 
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch.distributed import DistError
 from torch.distributed.elastic.rendezvous import (
     RendezvousClosedError,
     RendezvousHandler,
@@ -31,6 +32,7 @@ from pangu_core.rendezvous.protocol import DEFAULT_PORT, Beat, Outcome, Round, R
 
 UNIT_VARIABLE: Final = "PANGU_NODE_UNIT"
 POLL_SECONDS: Final = 0.1
+CONNECT_SECONDS: Final = 60.0  # a round's first node may take this long to open its store
 DEFAULT_TIMEOUT_SECONDS: Final = 600
 logger = logging.getLogger(__name__)
 
@@ -81,10 +83,17 @@ class PanguRendezvous(RendezvousHandler):
             RendezvousClosedError: the gang has ended.
             RendezvousTimeoutError: the store was away for too long.
         """
-        left = self._beat.round.number if self._beat.round else self._beat.left
-        self._say(state="waiting", round=None, left=left, clean=False, port=free_port())
-        gang = self._wait_for_round(left)
-        self._say(state="running", round=gang, seen=gang.number)
+        while True:
+            left = self._beat.round.number if self._beat.round else self._beat.left
+            self._say(state="waiting", round=None, left=left, clean=False, port=free_port())
+            gang = self._wait_for_round(left)
+            self._say(state="running", round=gang, seen=gang.number)
+            try:
+                return self._connect(gang)
+            except DistError as error:
+                logger.warning("round %d: its first node went away: %s", gang.number, error)
+
+    def _connect(self, gang: Round) -> RendezvousInfo:
         rank = gang.members.index(self._beat.id)
         # For the agents' own small talk; each round has its own, on its first node.
         server = TCPStore(
@@ -92,7 +101,7 @@ class PanguRendezvous(RendezvousHandler):
             gang.master_port,
             is_master=rank == 0,
             wait_for_workers=False,
-            timeout=timedelta(seconds=60),
+            timeout=timedelta(seconds=CONNECT_SECONDS),
         )
         self._store = PrefixStore(f"{gang.number}", server)
         # The ranks' store is another, on rank 0 itself (use_agent_store is False).
