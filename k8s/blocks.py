@@ -10,9 +10,11 @@ from pangu_core.config import (
     PRESETS,
     Activation,
     DataSettings,
+    Items,
     ModelConfig,
     Positive,
     Settings,
+    Size,
 )
 from pangu_core.loading import broken_rule
 
@@ -102,15 +104,15 @@ class ModelBlock(Remote):
     """Published sizes by name."""
     from_: Annotated[Source | None, Field(alias="from")] = None
     """Weights to start from: a path in the workspace, https://, s3:// or pvc://claim/path."""
-    num_layers: Positive | None = None
+    num_layers: Size | None = None
     """Transformer layers, the query layer included."""
-    hidden_size: Positive | None = None
+    hidden_size: Size | None = None
     """Width of the residual stream."""
-    num_heads: Positive | None = None
+    num_heads: Size | None = None
     """Attention heads; must divide hiddenSize."""
-    vocab_size: Positive | None = None
+    vocab_size: Size | None = None
     """Rows of the word table; default 40000."""
-    sequence_length: Positive | None = None
+    sequence_length: Size | None = None
     """Rows of the position table; default 1024."""
     layer_norm_epsilon: Annotated[float, Field(gt=0)] | None = None
     """Default 1e-5."""
@@ -163,7 +165,7 @@ class WeightedInput(Settings):
 class DataBlock(Remote, DataSettings):
     """Text to train on."""
 
-    input: Source | tuple[WeightedInput, ...]
+    input: Source | Items[WeightedInput]
     """Glob of text files in the workspace, https://, s3:// or pvc://, or a list with weights."""
     format: Literal["text", "jsonl", "chat"] = "text"
     """text: documents separated by blank lines; jsonl: one JSON object a line; chat: messages."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from k8s import names
-from pangu_core.config import Positive, Settings
+from pangu_core.config import Items, Positive, Settings
 from pangu_core.loading import broken_rule
 
 Name = Annotated[str, Field(min_length=1, max_length=253)]
@@ -211,7 +211,7 @@ class PodSettings(Settings):
     nothing for other stages. Given, it holds as it is: name the GPUs in it, or train on CPUs."""
     node_selector: dict[str, str] = Field(default_factory=dict)
     """Labels a node must have."""
-    tolerations: tuple[Toleration, ...] = ()
+    tolerations: Items[Toleration] = ()
     """Taints to bear, beside not-ready and unreachable for 30 seconds."""
     affinity: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Kubernetes' affinity, passed on as it is."""
@@ -227,15 +227,15 @@ class PodSettings(Settings):
     """Service account; its token is never mounted."""
     image_pull_policy: Annotated[str, Field(pattern="^(Always|IfNotPresent|Never)$")] | None = None
     """When the image is pulled; default: Kubernetes' own."""
-    image_pull_secrets: tuple[Reference, ...] = ()
+    image_pull_secrets: Items[Reference] = ()
     """Secrets for the registry."""
-    env: tuple[Variable, ...] = ()
+    env: Items[Variable] = ()
     """Further environment variables."""
-    env_from: tuple[VariablesSource, ...] = ()
+    env_from: Items[VariablesSource] = ()
     """Further environment variables from ConfigMaps and Secrets."""
-    volumes: tuple[Volume, ...] = ()
+    volumes: Items[Volume] = ()
     """Further volumes."""
-    volume_mounts: tuple[VolumeMount, ...] = ()
+    volume_mounts: Items[VolumeMount] = ()
     """Where they are mounted."""
     labels: Labels = Field(default_factory=dict)
     """Further labels of the pods."""

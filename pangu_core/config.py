@@ -6,7 +6,7 @@ documentation: it ends up in the CRD and in docs/configuration.md.
 
 import math
 import os
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
@@ -18,16 +18,22 @@ from pangu_core.errors import ConfigError
 FIELD_DOCS_VARIABLE: Final = "PANGU_FIELD_DOCS"
 Activation = Literal["gelu_tanh", "gelu_erf", "fast_gelu"]
 Precision = Literal["fp32", "bf16", "fp16", "fp64"]
-Positive = Annotated[int, Field(ge=1)]
+# The bounds refuse slips of the keyboard before anything overflows or is allocated.
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+Size = Annotated[int, Field(ge=1, lt=2**24)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+T = TypeVar("T")
+# Frozen settings hold tuples, YAML gives lists; what is in them is still checked strictly.
+Items = Annotated[tuple[T, ...], Field(strict=False)]
 
 
 class Settings(BaseModel):
-    """Base of every settings class: frozen, strict about unknown keys, camelCase in YAML."""
+    """Base of every settings class: frozen, camelCase in YAML, strict about keys and about types."""
 
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
+        strict=True,
         alias_generator=to_camel,
         populate_by_name=True,
         use_attribute_docstrings=FIELD_DOCS_VARIABLE in os.environ,
@@ -42,15 +48,15 @@ class Settings(BaseModel):
 class ModelConfig(Settings):
     """The sizes of one PanGu-alpha network."""
 
-    num_layers: Positive
+    num_layers: Size
     """Transformer layers, the query layer included (the Megatron port counts one less)."""
-    hidden_size: Positive
+    hidden_size: Size
     """Width of the residual stream."""
-    num_heads: Positive
+    num_heads: Size
     """Attention heads; must divide hiddenSize."""
-    vocab_size: Positive = 40_000
+    vocab_size: Size = 40_000
     """Rows of the word table. Files hold exactly these; padding exists in memory only."""
-    sequence_length: Positive = 1_024
+    sequence_length: Size = 1_024
     """Rows of the position and query tables: the longest sequence the model can read."""
     layer_norm_epsilon: Annotated[float, Field(gt=0)] = 1e-5
     """Added to the variance inside the square root."""
@@ -196,7 +202,7 @@ class TrainSettings(Settings):
     """Sequences in one optimizer step, over all ranks and micro-batches."""
     micro_batch_size: Positive | Literal["auto"] = "auto"
     """Sequences in one forward pass of one rank; auto is resolved once and stored with the run."""
-    sequence_length: Positive | None = None
+    sequence_length: Size | None = None
     """Tokens in a training sequence; default: the model's sequenceLength."""
     tensor_parallel: Positive = 1
     """Ranks that share one copy of the model (M)."""
@@ -351,7 +357,7 @@ class ReshardConfig(Settings):
     source: str
     """A checkpoint folder, or a folder of checkpoints with a ``latest`` pointer."""
     target: str
-    """Folder to write; must not exist, or hold the same result already."""
+    """Folder to write; a checkpoint that stands there is replaced, anything else refused."""
     tensor_parallel: Positive = 1
     """Tensor-parallel size of the shards to write; 1: one whole checkpoint."""
     optimizer: bool = False

@@ -14,7 +14,7 @@ from pangu_core.errors import ConfigError
 
 S = TypeVar("S", bound=BaseModel)
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 # The choices in pydantic's words, e.g. "'text' or 'jsonl'".
 _EXPECTED: Final = re.compile(r"'([^']*)'")
 
@@ -33,6 +33,19 @@ class _Loader(_SafeLoader):  # type: ignore[misc]
                 )
             seen.add(name)
         return super().construct_mapping(node, deep)
+
+
+class _Dumper(_SafeDumper):  # type: ignore[misc]
+    """Quotes what ``_Loader`` would read as a number."""
+
+
+# YAML 1.1 takes 1e-4, without a point, for text; people mean a number.
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
 
 
 def read_yaml(path: Path) -> list[Any]:

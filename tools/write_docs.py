@@ -143,10 +143,6 @@ def _type_of(field: Schema) -> str:
     return words.get(field["type"], field["type"]) + _bounds_of(field)
 
 
-# Upper bounds from here on refuse slips of the keyboard; nobody plans with them.
-LIKE_NO_BOUND = 2**24
-
-
 def _bounds_of(field: Schema) -> str:
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     bounds = [

@@ -70,3 +70,21 @@ def test_an_unknown_key_is_named_with_the_nearest_valid_one():
 def test_settings_come_back_from_yaml_as_they_were():
     settings = TrainSettings(steps=7, global_batch_size=3, precision="fp32", micro_batch_size=2)
     assert load(TrainSettings, parse_yaml(dump_yaml(settings.dump()), "test")[0]) == settings
+
+
+@pytest.mark.parametrize("value", ["5", True, 3.0, 2**31, 10**40, 0])
+def test_a_count_is_a_whole_number_of_a_sane_size(value):
+    with pytest.raises(ConfigError, match=r"^train.steps: "):
+        load(TrainSettings, {"steps": value, "globalBatchSize": 1}, "train")
+
+
+def test_sizes_have_a_bound_below_that_of_counts():
+    with pytest.raises(ConfigError, match=r"numLayers: 16777216: .* less than 16777216"):
+        load(ModelConfig, {"numLayers": 2**24, "hiddenSize": 1, "numHeads": 1})
+
+
+def test_types_are_strict_but_a_whole_number_may_stand_for_a_fraction():
+    values = {"steps": 1, "globalBatchSize": 1, "optimizer": {"clipGradNorm": 1}}
+    assert load(TrainSettings, values).optimizer.clip_grad_norm == 1.0
+    with pytest.raises(ConfigError, match="recompute: yes: input should be a valid boolean"):
+        load(TrainSettings, {**values, "recompute": "yes"})

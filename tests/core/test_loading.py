@@ -77,6 +77,11 @@ def test_what_is_dumped_is_read_back(values):
     assert parse_yaml(dump_yaml(values), "test") == [values]
 
 
+def test_a_power_of_ten_needs_no_point_and_text_like_it_stays_text():
+    assert parse_yaml("[1e-4, 2E+3, 1.5e2, 1e, e5]", "test") == [[1e-4, 2e3, 150.0, "1e", "e5"]]
+    assert parse_yaml(dump_yaml(["1e5"]), "test") == [["1e5"]]
+
+
 def test_advice_names_the_nearest_key_or_all_of_them():
     assert nearest("step", ["steps", "seed"]) == "did you mean steps?"
     assert nearest("zzz", ["b", "a"]) == "use one of a, b"
