@@ -200,6 +200,9 @@ def check_sizes(manifest: Header, model: ModelConfig, *, source: Path | None = N
 
 
 def _check_tensors(manifest: Manifest, source: str) -> None:
+    if manifest.model.num_layers > len(manifest.slices):  # before millions of names are made up
+        seen = f"{manifest.model.num_layers} layers, {len(manifest.slices)} slices"
+        raise _refusal(source, seen, "slices must cover every tensor without overlap or gap")
     parameters = parameter_shapes(manifest.model)
     groups: tuple[Group, ...] = (MODEL, *MOMENTS) if manifest.has_optimizer else (MODEL,)
     expected = {key_of(g, name): shape for g in groups for name, shape in parameters.items()}

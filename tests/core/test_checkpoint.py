@@ -182,3 +182,11 @@ def test_a_tensor_cannot_reach_outside_its_file(shape, offsets, message, tmp_pat
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
     with pytest.raises(CheckpointError, match=message):
         TensorFile(path)
+
+
+def test_a_manifest_of_millions_of_layers_is_refused_at_once(small, tmp_path):
+    saved = Store(tmp_path).save(7, small.pieces(small.tensors(), Layout()), small.header())
+    manifest = json.loads(read_manifest(saved.folder)[1])
+    manifest["model"]["numLayers"] = 2**24 - 1
+    with pytest.raises(CheckpointError, match=r"16777215 layers, \d+ slices"):
+        parse(json.dumps(manifest).encode(), "manifest.json")

@@ -160,6 +160,7 @@ def test_configured_sizes_must_agree(tmp_path):
         ({"intermediate_size": 99}, "intermediate_size: 99: must be four times hidden_size"),
         ({"activation_function": "relu"}, "activation: relu: must be one of gelu_pytorch_tanh"),
         ({"num_layers": 4}, "no transformer.h.3.ln_1.weight: must hold every tensor"),
+        ({"num_layers": 2**24 - 1}, r"16777215 layers, \d+ tensors: must hold every layer"),
         ({"num_layers": 2}, r"transformer\.h\.2\.\S+: an unknown tensor: must be a tensor of"),
         ({"max_position_embeddings": 6}, r"wpe\.weight: shape \(5, 8\): must have shape \(6, 8\)"),
     ],

@@ -68,6 +68,9 @@ def read(folder: Path, request: Request) -> Weights:
             if name in stored:
                 raise _refusal(tensor.where, f"also in {stored[name].where}", "must be there once")
             stored[name] = tensor
+    if described.num_layers > len(stored):  # before millions of names are made up
+        seen = f"{described.num_layers} layers, {len(stored)} tensors"
+        raise _refusal(str(folder), seen, "must hold every layer")
     words = _find(folder, stored, spellings(_WORDS, described.num_layers))
     rows = words.shape[0] if words.shape else 0
     model = described.model(folder / description.FILE_NAME, rows, request)

@@ -53,7 +53,7 @@ _PREFIXES: Final = {"model": "", "exp_avg": "adam_m.", "exp_avg_sq": "adam_v."}
 
 _OURS_TOP: Final = {spelling: ours for ours, row in _TOP.items() for spelling in row}
 _OURS_LAYER: Final = {theirs: ours for ours, theirs in _LAYER.items()}
-_BLOCK: Final = re.compile(r"backbone\.blocks\.(0|[1-9]\d{0,5})\.")
+_BLOCK: Final = re.compile(r"backbone\.blocks\.(0|[1-9]\d{0,17})\.")
 _QUERY_LAYER: Final = "backbone.top_query_layer."
 # The 200B graph's own names: its blocks lie outside the backbone.
 _PIPELINE: Final = re.compile(
