@@ -21,6 +21,8 @@ class Feed:
     validation: SampleSource
     plan: Plan
     document_mask: bool
+    tokens: str
+    """Fingerprint of the token files."""
 
     @classmethod
     def open(cls, prefix: Path, data: DataSettings, plan: Plan, seed: int) -> Self:
@@ -43,7 +45,11 @@ class Feed:
             )
 
         return cls(
-            source("train", data.order), source("valid", "shuffled"), plan, data.document_mask
+            training=source("train", data.order),
+            validation=source("valid", "shuffled"),
+            plan=plan,
+            document_mask=data.document_mask,
+            tokens=file.fingerprint,
         )
 
     @property

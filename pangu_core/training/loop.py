@@ -68,6 +68,7 @@ class Loop:
         """Train to the last step, or to the boundary at which all ranks agree to stop."""
         position = self.session.load()
         self.saved_step = position.step or None
+        self.heartbeat.beat("start", step=position.step)
         with self._open_metrics() as self.metrics:
             self._write(
                 "start",

@@ -1,6 +1,5 @@
 """Everything one rank trains with, built once: model, optimizer, data, checkpoints."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -29,7 +28,8 @@ COMPUTE_DTYPES: Final = {
     "bf16": torch.bfloat16,
     "fp64": torch.float64,
 }
-logger = logging.getLogger(__name__)
+# Key of the token files' fingerprint among a checkpoint's training settings.
+TOKENS: Final = "tokens"
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ class Session:
             training={
                 "micro_batch_size": self.plan.micro_batch_size,
                 "sequence_length": self.plan.sequence_length,
+                TOKENS: self.feed.tokens,
                 "data": self.config.data.dump(),
                 "train": self.config.train.dump(),
             },
@@ -124,9 +125,29 @@ class Session:
         return saved
 
     def _restore(self, checkpoint: Checkpoint) -> Position:
+        self._check_story(checkpoint)
         return state.restore(
             checkpoint, self.replica.parameters, self.replica.optimizer, self.model_config
         )
+
+    def _check_story(self, checkpoint: Checkpoint) -> None:
+        """Refuse to go on with other text, or to a step that lies behind."""
+        manifest = checkpoint.manifest
+        trained_on = manifest.training.get(TOKENS, self.feed.tokens)
+        if trained_on != self.feed.tokens:
+            raise ConfigError(
+                f"token files {self.config.token_files}",
+                seen="other text than this run was trained on",
+                rule="a run goes on with the text that it began with",
+                fix="give the job another name, or move the old run's folder away",
+            )
+        if manifest.step > self.plan.steps:
+            raise ConfigError(
+                "train.steps",
+                seen=self.plan.steps,
+                rule=f"must not be below the step that the run is at ({manifest.step})",
+                fix="raise it, or give the job another name",
+            )
 
     def _gather(self, value: object) -> list[object]:
         return gather_over_world(value, self.place)

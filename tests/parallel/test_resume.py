@@ -50,7 +50,14 @@ class StoppingHeartbeat(Heartbeat):
             self.stop.must_go = self.stop.must_go or values["step"] == self.at
 
 
-def train(workspace: str, tp: int, attempt: int, stop_at: int | None = None, dropout: float = 0.0):
+def train(
+    workspace: str,
+    tp: int,
+    attempt: int,
+    stop_at: int | None = None,
+    dropout: float = 0.0,
+    steps: int = STEPS,
+):
     """One round on this rank: exit code, losses by step, sample ids by step."""
     os.environ["PANGU_WORKSPACE"] = workspace
     config = TrainConfig.model_validate(
@@ -64,7 +71,7 @@ def train(workspace: str, tp: int, attempt: int, stop_at: int | None = None, dro
             "tokenizer": "vocab.model",
             "data": {"split": "100,0,0"},
             "train": {
-                "steps": STEPS, "globalBatchSize": BATCH, "microBatchSize": 2,
+                "steps": steps, "globalBatchSize": BATCH, "microBatchSize": 2,
                 "tensorParallel": tp, "precision": "fp32", "logEverySteps": 1,
                 "attentionDropout": dropout, "hiddenDropout": dropout,
                 "nodes": {"min": tp, "max": tp},
@@ -149,10 +156,27 @@ def test_a_walk_over_worlds_sees_the_same_samples_and_losses(ranks, workspace, u
     assert losses == pytest.approx(undisturbed[0], abs=1e-4)
 
 
-def test_dropout_is_the_same_for_any_number_of_data_ranks(ranks, tmp_path_factory):
+def test_dropout_is_the_same_for_any_number_of_data_ranks(ranks, tmp_path_factory, undisturbed):
     losses = []
     for dp in (1, 2, 3):
         folder = make_workspace(tmp_path_factory.mktemp("dropout"))
         losses.append(ranks.run(dp, train, folder, 1, 1, 6, 0.2)[0][1])
+    without = {step: undisturbed[0][step] for step in losses[0]}
+    assert losses[0] != pytest.approx(without, abs=1e-3)
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
     assert losses[2] == pytest.approx(losses[0], abs=1e-5)
+
+
+def test_a_run_does_not_go_on_with_other_text(ranks, workspace):
+    ranks.run(1, train, workspace, 1, 1, 3)
+    with TokenFileWriter(Path(workspace) / "tokens", vocab_size=50) as writer:
+        writer.add([20] * (TOKENS + 1))
+        writer.end_document()
+    with pytest.raises(AssertionError, match="other text than this run was trained on"):
+        ranks.run(1, train, workspace, 1, 2)
+
+
+def test_a_run_does_not_go_back_to_a_step_behind_it(ranks, workspace):
+    ranks.run(1, train, workspace, 1, 1, 8)
+    with pytest.raises(AssertionError, match=r"train\.steps: 4: must not be below .* \(8\)"):
+        ranks.run(1, train, workspace, 1, 2, None, 0.0, 4)
