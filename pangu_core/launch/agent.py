@@ -27,7 +27,7 @@ from pangu_core.launch.memory import oom_kills
 from pangu_core.launch.ranks import LocalRanks, environment_of
 from pangu_core.launch.settings import AgentSettings
 from pangu_core.launch.stop import StopRequest
-from pangu_core.launch.verdict import Verdict, judge
+from pangu_core.launch.verdict import Verdict, died, judge, stalled
 from pangu_core.messages import Progress, Termination
 from pangu_core.rendezvous.client import Client
 from pangu_core.rendezvous.ports import free_port
@@ -225,12 +225,13 @@ class Agent:
         said = ranks.errors().get(local)
         code = verdict.code or EXIT_UNEXPECTED
         oom = verdict.kind == "oom"
+        rank = node * self._settings.processes + local
         return Outcome(
             code=EXIT_OOM if oom else code if code > 0 else EXIT_UNEXPECTED,
             error="OOMKilled" if oom else said.error if said else "RankDied",
-            message=said.message if said else _describe(ranks.codes[local]),
+            message=said.message if said else str(died(rank, ranks.codes[local], oom=oom)),
             traceback=said.traceback if said else "",
-            rank=node * self._settings.processes + local,
+            rank=rank,
             step=max(pulse.step for pulse in pulses),
             loss=pulses[local].loss,
         )
@@ -258,13 +259,13 @@ class Agent:
 
     def _end_stall(self, ranks: LocalRanks, local: int, limit: float) -> Termination | None:
         pulse = ranks.pulses[local]
-        said = f"no heartbeat for {limit:.0f} s in phase {pulse.phase}, after step {pulse.step}"
-        logger.warning("local rank %d: %s: stacks follow, then it is killed", local, said)
+        logger.warning("local rank %d is silent: stacks follow, then it is killed", local)
         ranks.send(signal.SIGUSR2)
         time.sleep(self._limits.dump)
         failure = self._failure(ranks, Verdict("crash", local, StallError.exit_code))
+        error = stalled(failure.rank, pulse, limit)
         outcome = Outcome(
-            **{**asdict(failure), "error": StallError.__name__, "message": said},
+            **{**asdict(failure), "error": type(error).__name__, "message": str(error)},
         )
         return self._restart("stall", outcome)
 
@@ -391,9 +392,3 @@ _CAUSES: Final = {"rejoin": "resize", "lost": "peer"}
 
 def _termination(outcome: Outcome) -> Termination:
     return Termination(**asdict(outcome))
-
-
-def _describe(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return "ended without a committed result" if code == 0 else f"exit code {code}"

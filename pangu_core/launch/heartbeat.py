@@ -4,11 +4,13 @@ import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Self
 
 # Steps whose durations make the median, and how many make it worth believing.
 WINDOW: Final = 20
 ENOUGH: Final = 3
+# Floors of the step limit that a declared phase may take.
+PHASE_FLOORS: Final = 20
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class StallLimits:
     floor: float = 5.0
     factor: float = 5.0
     other: float = 300.0  # start, compile, evaluate, save; and steps before the median is known
+
+    @classmethod
+    def following(cls, floor: float, *, factor: float) -> Self:
+        """Limits whose declared phases grow with the floor, for a slow volume or a large model."""
+        return cls(floor=floor, factor=factor, other=max(cls.other, PHASE_FLOORS * floor))
 
     def limit(self, pulse: Pulse) -> float:
         """The limit for a rank in this state."""

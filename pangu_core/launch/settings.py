@@ -76,7 +76,9 @@ def from_environment(config: TrainConfig, environment: Mapping[str, str]) -> Age
         store_port=port,
         environment=dict(environment),
         progress_port=_count(environment, "PANGU_PROGRESS_PORT", 0) if progress else None,
-        limits=Limits(grace=grace, stall=StallLimits(floor=hang.floor_seconds, factor=hang.factor)),
+        limits=Limits(
+            grace=grace, stall=StallLimits.following(hang.floor_seconds, factor=hang.factor)
+        ),
     )
 
 

@@ -1,10 +1,19 @@
 """What the ends of a node's ranks mean for its launcher. Pure."""
 
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pangu_core.errors import EXIT_REJOIN, EXIT_STOPPED, EXIT_UNEXPECTED, RendezvousError
+from pangu_core.errors import (
+    EXIT_REJOIN,
+    EXIT_STOPPED,
+    EXIT_UNEXPECTED,
+    PanguError,
+    RendezvousError,
+    StallError,
+)
+from pangu_core.launch.heartbeat import Pulse
 from pangu_core.messages import Termination
 
 # wait: some ranks still run, and that is as it should be
@@ -56,3 +65,23 @@ def judge(
     if any(code in _LEFT for code in ended.values()):
         return Verdict("rejoin")
     return Verdict("failed", 0, 1)  # exit 0, but no result: success is the manifest
+
+
+def died(rank: int, code: int | None, *, oom: bool) -> PanguError:
+    """The error of a rank that left no words of its own."""
+    how = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
+    if oom:
+        fix = "ask for more memory for the pod, or lower train.microBatchSize"
+    else:
+        fix = "read the log of this rank's pod above this line"
+    return PanguError(f"rank {rank}", seen=how, rule="must end with a committed result", fix=fix)
+
+
+def stalled(rank: int | None, pulse: Pulse, limit: float) -> StallError:
+    """The error of a rank that fell silent."""
+    return StallError(
+        f"rank {rank}",
+        seen=f"no heartbeat for {limit:.0f} s in phase {pulse.phase}, after step {pulse.step}",
+        rule="must give a sign of life within the limit of its phase",
+        fix="read its stacks in the log; if it was only slow, raise train.hang.floorSeconds",
+    )

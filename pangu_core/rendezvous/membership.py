@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
+from pangu_core.errors import RendezvousError
 from pangu_core.rendezvous.protocol import (
     Beat,
     Command,
@@ -105,8 +106,7 @@ def view(gang: Gang, member_id: str) -> View:
     """What one node should do now."""
     number, current = gang.number, gang.round
     if member_id in gang.replaced:
-        outcome = Outcome(code=201, error="RendezvousError", message="a newer pod has this name")
-        return View("exit", number=number, outcome=outcome)
+        return View("exit", number=number, outcome=Outcome.of(_displaced(member_id)))
     if gang.outcome is not None:
         return View("exit", number=number, outcome=gang.outcome)
     member = gang.members.get(member_id)
@@ -119,6 +119,15 @@ def view(gang: Gang, member_id: str) -> View:
         return View("start", number=number, round=current)
     farewell: Command = "drain" if gang.status == "draining" else "stop"
     return View(farewell if has_ranks else "wait", number=number, round=current)
+
+
+def _displaced(member_id: str) -> RendezvousError:
+    return RendezvousError(
+        name_of(member_id),
+        seen="a newer pod of this name",
+        rule="one pod of a name takes part at a time",
+        fix="let this pod end; if nothing replaced it, give each pod its own PANGU_AGENT_NAME",
+    )
 
 
 def settle(gang: Gang, now: float) -> Gang:

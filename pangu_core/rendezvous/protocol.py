@@ -7,7 +7,9 @@ everything that a store which lost its memory needs to know again. Must not impo
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, Self, get_args
+
+from pangu_core.errors import PanguError
 
 VERSION: Final = 1
 LINE_LIMIT_BYTES: Final = 65_536
@@ -64,6 +66,11 @@ class Outcome:
     loss: float | None = None
     output: str | None = None
     manifest_sha256: str | None = None
+
+    @classmethod
+    def of(cls, error: PanguError) -> Self:
+        """The outcome that an error makes."""
+        return cls(code=error.exit_code, error=type(error).__name__, message=str(error))
 
 
 @dataclass(frozen=True)

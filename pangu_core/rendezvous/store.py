@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+from pangu_core.errors import ConfigError
 from pangu_core.rendezvous import membership
 from pangu_core.rendezvous.membership import Gang, Timing
 from pangu_core.rendezvous.protocol import (
@@ -94,12 +95,27 @@ class Store:
         gang = self._gangs.get(beat.gang)
         if gang is None:
             if len(self._gangs) >= GANG_LIMIT:
-                return _refusal("this store", f"{GANG_LIMIT} gangs", "serves no more")
+                return _refusal(
+                    "rendezvous store",
+                    seen=f"{GANG_LIMIT} gangs",
+                    rule="serves no more",
+                    fix="start a store for each attempt",
+                )
             gang = Gang(beat.rules, self._timing, hold_until=now)
         if gang.rules != beat.rules:
-            return _refusal("PET_NNODES", str(beat.rules), f"must be {gang.rules}, as the others'")
+            return _refusal(
+                "PET_NNODES",
+                seen=str(beat.rules),
+                rule=f"must be {gang.rules}, as the others'",
+                fix="render all pods of an attempt from one job file",
+            )
         if beat.id not in gang.members and len(gang.members) >= MEMBER_LIMIT:
-            return _refusal("this store", f"{MEMBER_LIMIT} agents", "serves no more")
+            return _refusal(
+                "rendezvous store",
+                seen=f"{MEMBER_LIMIT} agents",
+                rule="serves no more",
+                fix="let fewer pods join one attempt",
+            )
         gang = membership.hear(gang, beat, now)
         self._put(beat.gang, gang)
         return membership.view(gang, beat.id)
@@ -120,11 +136,9 @@ class Store:
             logger.info("gang %s ended with code %d", name, gang.outcome.code)
 
 
-def _refusal(subject: str, seen: str, rule: str) -> View:
-    return View(
-        "exit",
-        outcome=Outcome(code=2, error="ConfigError", message=f"{subject}: {seen}: {rule}"),
-    )
+def _refusal(subject: str, *, seen: str, rule: str, fix: str) -> View:
+    error = ConfigError(subject, seen=seen, rule=rule, fix=fix)
+    return View("exit", outcome=Outcome.of(error))
 
 
 @contextlib.contextmanager

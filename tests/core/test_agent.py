@@ -239,7 +239,8 @@ def test_a_rank_that_dies_again_and_again_without_a_step_ends_the_attempt(cluste
     gang.start("a")
     code, words = gang.end("a")
     assert (code, words.error) == (1, "RankDied")
-    assert "SIGSEGV; 3 times without a new step" in words.message
+    assert words.message.startswith("rank 0: killed by SIGSEGV: must end")
+    assert words.message.endswith("; 3 times without a new step")
 
 
 def test_an_agent_that_pauses_while_its_ranks_end_still_reads_their_result(cluster):

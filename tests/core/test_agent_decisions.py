@@ -137,6 +137,15 @@ def test_settings_come_from_the_operators_variables():
     assert found.limits.grace == 90.0
 
 
+@pytest.mark.parametrize(("floor", "phase"), [(5.0, 300.0), (60.0, 1200.0)])
+def test_the_limit_of_declared_phases_follows_the_configured_floor(floor, phase):
+    found = config()
+    hang = found.train.hang.model_copy(update={"floor_seconds": floor})
+    train = found.train.model_copy(update={"hang": hang})
+    limits = from_environment(found.model_copy(update={"train": train}), {}).limits
+    assert (limits.stall.floor, limits.stall.other) == (floor, phase)
+
+
 def test_without_an_endpoint_a_node_is_by_itself():
     found = from_environment(config(), {})
     assert (found.store_host, found.gang, found.progress_port) == ("", "u-3", None)

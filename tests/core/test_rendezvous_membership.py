@@ -328,4 +328,5 @@ def test_a_revived_agent_does_not_push_out_the_pod_that_replaced_it(world):
     world.agents["a#1"] = old
     run(world, 20)
     assert old.ended.code == 201
+    assert old.ended.message.startswith("a: a newer pod of this name: one pod")
     assert "a#4" in next(iter(world.complete().values())).members

@@ -105,6 +105,7 @@ def test_agents_that_disagree_about_the_world_are_told_so(port):
     other = Beat(**{**vars(BEAT), "rules": Rules(1, 1, 1), "id": "b#2"})
     answer = decode_view(talk(port, encode(other)))
     assert (answer.command, answer.outcome.code, answer.outcome.error) == ("exit", 2, "ConfigError")
+    assert answer.outcome.message.endswith("; render all pods of an attempt from one job file")
 
 
 def test_a_client_starts_a_round_and_says_goodbye(port):
