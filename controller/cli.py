@@ -84,6 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = pangu.main(arguments, prog_name="pangu", standalone_mode=False)
     except PanguError as error:
         return _complain(str(error), error.exit_code)
+    except click.UsageError as error:
+        # Loaded here, so that --help does not pay for it.
+        from pangu_core.entry.process import as_config_error
+
+        return _complain(str(as_config_error(error)), ConfigError.exit_code)
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -193,12 +193,7 @@ def run(arguments: Sequence[str]) -> None:
     try:
         command.main(list(arguments), prog_name="pangu generate", standalone_mode=False)
     except click.UsageError as error:
-        raise ConfigError(
-            "command line",
-            seen=" ".join(arguments) or "no flags",
-            rule=error.format_message().rstrip(".?"),
-            fix="see 'pangu generate --help'",
-        ) from error
+        raise process.as_config_error(error) from error
     except click.Abort:
         sys.exit(EXIT_INTERRUPTED)
 

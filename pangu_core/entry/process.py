@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import click
 from pydantic import BaseModel
 
 from pangu_core import loading, log
@@ -59,6 +60,19 @@ def as_workspace_error(error: OSError) -> WorkspaceError:
         rule="must accept reads and writes",
         fix="free space on the volume or mend its mount, then run again",
     )
+
+
+def as_config_error(error: click.UsageError) -> ConfigError:
+    """A wrong use of a command in four parts: the option or argument alone, not the whole line."""
+    command = error.ctx.command_path if error.ctx else "pangu"
+    see = f"see '{command} --help'"
+    if isinstance(error, click.NoSuchOption):
+        close = error.possibilities or ()
+        fix = f"did you mean {' or '.join(close)}?" if close else see
+        return ConfigError(command, seen=error.option_name, rule="is no option", fix=fix)
+    parameter = getattr(error, "param", None)
+    seen = parameter.get_error_hint(error.ctx) if parameter else "arguments"
+    return ConfigError(command, seen=seen, rule=error.format_message().rstrip(".?"), fix=see)
 
 
 def read_config(cls: type[S], path: str | None = None) -> S:

@@ -87,9 +87,17 @@ def test_an_error_is_one_line_with_four_parts(capsys, arguments, message):
     assert capsys.readouterr().err == message
 
 
-def test_a_wrong_use_of_the_command_exits_2(capsys):
-    assert main(["validate"]) == 2
-    assert "Missing argument 'FILE'" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["validate"], "error: pangu validate: 'FILE': Missing argument 'FILE'; see "),
+        (["validate", "--nope", TINY], "error: pangu validate: --nope: is no option; see "),
+        (["validate", "--sett", TINY], "error: pangu validate: --sett: is no option; did you mean"),
+    ],
+)
+def test_a_wrong_use_of_the_command_exits_2_with_the_option_alone(capsys, arguments, message):
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith(message)
 
 
 def test_debug_shows_where_an_error_comes_from(capsys, monkeypatch):
