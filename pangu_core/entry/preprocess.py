@@ -105,10 +105,13 @@ def describe(config: PreprocessConfig, *, locate: Callable[[str], Path]) -> Corp
     pattern = str(locate(config.input))
     files = sorted(Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207
     files = [path for path in files if path.is_file()]
+    if Path(pattern).is_dir():
+        fix = f"write {config.input.rstrip('/')}/*.txt"
+        raise ConfigError("data.input", seen=pattern, rule="is a folder", fix=fix)
     if not files:
         raise ConfigError(
             "data.input",
-            seen=config.input,
+            seen=str(Path(pattern).absolute()),
             rule="must match at least one file",
             fix="check the pattern, and copy the corpus into the workspace",
         )

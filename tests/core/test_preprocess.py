@@ -212,6 +212,22 @@ def test_a_bad_corpus_gets_a_message_of_four_parts(
     assert not (tmp_path / "t.idx").exists()
 
 
+def test_a_folder_as_input_is_told_how_to_name_its_files(tmp_path: Path) -> None:
+    code, stderr = invoke("--input", str(tmp_path), "--output", str(tmp_path / "t"))
+    assert code == 2
+    assert f"data.input: {tmp_path}: is a folder; write {tmp_path}/*.txt" in stderr
+
+
+def test_a_pattern_that_matches_nothing_is_named_with_its_whole_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (
+        f"data.input: {tmp_path}/c/*.txt: must match"
+        in invoke("--input", "c/*.txt", "--output", "t")[1]
+    )
+
+
 def test_an_output_is_required(tmp_path: Path) -> None:
     assert invoke("--input", "x") == (2, "error: --output: nothing: is required; add --output\n")
 
