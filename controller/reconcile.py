@@ -198,7 +198,14 @@ def _with_success(status: JobStatus, stage: StageStatus, verdict: Verdict, now: 
         output=word.output if word else None,
         manifest_sha256=word.manifest_sha256 if word else None,
     )
-    return replace(with_stage(status, done), retry_at=None)
+    status = replace(with_stage(status, done), retry_at=None)
+    if done.state == "Succeeded":
+        # It wrote anew what the later stages read: those kept from an earlier start run again.
+        names = [each.name for each in status.stages]
+        for later in status.stages[names.index(stage.name) + 1 :]:
+            if later.is_done:
+                status = with_stage(status, replace(later, state="Pending"))
+    return status
 
 
 def _failed(status: JobStatus, stage: StageStatus, code: int | None, now: int) -> JobStatus:

@@ -67,7 +67,7 @@ class DataError(PanguError):
 
 
 class CheckpointError(PanguError):
-    """No checkpoint that can be trusted, or one of other sizes."""
+    """No checkpoint that can be trusted."""
 
     exit_code = 4
 

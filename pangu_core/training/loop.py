@@ -60,13 +60,13 @@ class Loop:
         self.heartbeat = heartbeat
         self.round_number = round_number
         self.saved_step: int | None = None  # newest step that is on the disk
-        self.saved: Saved | None = None  # its folder, where this round wrote it
+        self.saved: Saved | None = None  # its folder, if it was written here or is the final one
         self.metrics: MetricsWriter | None = None
         self.speed = Speed()
 
     def run(self) -> Outcome:
         """Train to the last step, or to the boundary at which all ranks agree to stop."""
-        position = self.session.load()
+        position, self.saved = self.session.load()
         self.saved_step = position.step or None
         self.heartbeat.beat("start", step=position.step)
         with self._open_metrics() as self.metrics:

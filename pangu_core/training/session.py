@@ -52,7 +52,8 @@ class Session:
             ConfigError: the settings do not fit the model, or a file is missing.
             DataError: the token files cannot be used.
         """
-        store = Store(resolve(RunPaths(config.run.name).checkpoints))
+        paths = RunPaths(config.run.name)
+        store = Store(resolve(paths.checkpoints), fence=resolve(paths.root))
         sizes = _model_config(config)
         plan = settle(config, sizes, _resolved_earlier(store))
         feed = Feed.open(resolve(config.token_files), config.data, plan, config.train.seed)
@@ -74,8 +75,10 @@ class Session:
         """Sizes of the network."""
         return self.replica.model.config
 
-    def load(self) -> Position:
+    def load(self) -> tuple[Position, Saved | None]:
         """The newest checkpoint that can be trusted, else the weights to start from.
+
+        Returns where training stands, and the checkpoint if it is a finished training's.
 
         Raises:
             CheckpointError: there are checkpoints, but none that can be trusted.
@@ -83,9 +86,9 @@ class Session:
         """
         if self.place.is_first:
             self.store.claim(self.config.run)
-        position = load_newest(self.store, self._restore, gather=self._gather, rank=self.place.rank)
-        if position is None:
-            position = Position()
+        found = load_newest(self.store, self._restore, gather=self._gather, rank=self.place.rank)
+        position, saved = found or (Position(), None)
+        if found is None:
             if self.config.init_from:
                 source = Checkpoint.open(find_checkpoint(resolve(self.config.init_from)))
                 state.restore_weights(source, self.replica.parameters, self.model_config)
@@ -94,7 +97,7 @@ class Session:
                     self.replica.parameters, self.model_config, self.config.train.seed
                 )
         optimizing.set_step(self.replica.optimizer, position.step)
-        return position
+        return position, saved
 
     def save(self, position: Position) -> Saved:
         """Write a checkpoint with all ranks, and drop those beyond the number to keep."""
@@ -124,11 +127,13 @@ class Session:
             self.store.prune(self.config.train.checkpoint.keep)
         return saved
 
-    def _restore(self, checkpoint: Checkpoint) -> Position:
+    def _restore(self, checkpoint: Checkpoint) -> tuple[Position, Saved | None]:
         self._check_story(checkpoint)
-        return state.restore(
+        position = state.restore(
             checkpoint, self.replica.parameters, self.replica.optimizer, self.model_config
         )
+        is_final = checkpoint.manifest.final
+        return position, Saved(checkpoint.folder, checkpoint.manifest_sha256) if is_final else None
 
     def _check_story(self, checkpoint: Checkpoint) -> None:
         """Refuse to go on with other text, or to a step that lies behind."""

@@ -52,9 +52,10 @@ def restore(
     """Fill weights and moments from a checkpoint of any layout.
 
     Raises:
-        CheckpointError: the sizes differ, a tensor is missing, or something is damaged.
+        ConfigError: the sizes differ.
+        CheckpointError: a tensor is missing, or something is damaged.
     """
-    check_sizes(checkpoint.manifest, model)
+    check_sizes(checkpoint.manifest, model, source=checkpoint.folder)
     checkpoint.load_into(_wanted(parameters, optimizer))
     return Position(checkpoint.manifest.step, checkpoint.manifest.samples)
 
@@ -65,9 +66,10 @@ def restore_weights(
     """Fill the weights alone: the start of a fine-tuning.
 
     Raises:
-        CheckpointError: the sizes differ, a tensor is missing, or something is damaged.
+        ConfigError: the sizes differ.
+        CheckpointError: a tensor is missing, or something is damaged.
     """
-    check_sizes(checkpoint.manifest, model)
+    check_sizes(checkpoint.manifest, model, source=checkpoint.folder)
     checkpoint.load_into(_wanted(parameters, None))
 
 

@@ -43,9 +43,16 @@ def test_a_job_runs_to_its_end_and_says_where_the_results_are(
     assert stored["status"]["stages"][1]["manifestSha256"] == "ab"
 
 
+TOKENS = '(work / "tokens")'
+AS_A_STAGE = {
+    **GOOD,
+    "preprocess": f"known = {TOKENS}.exists(); {TOKENS}.touch(); say(code=0, skipped=known)",
+    "train": f"{CHECKPOINT}.mkdir(parents=True, exist_ok=True); {GOOD['train']}",
+}
+
+
 def test_a_second_start_looks_at_every_output_again(tmp_path, monkeypatch, fake_render, capsys):
-    programs = {**GOOD, "train": f"{CHECKPOINT}.mkdir(parents=True); {GOOD['train']}"}
-    monkeypatch.setattr(run_command, "render_stage", fake_render(programs))
+    monkeypatch.setattr(run_command, "render_stage", fake_render(AS_A_STAGE))
     run_command.run_job(parse_job(JOB), tmp_path)
     capsys.readouterr()
     assert run_command.run_job(parse_job(JOB), tmp_path) == 0
@@ -54,6 +61,17 @@ def test_a_second_start_looks_at_every_output_again(tmp_path, monkeypatch, fake_
     assert "merge: attempt 2 starts" in told
     assert "train: attempt" not in told
     (tmp_path / "runs/novel/checkpoints/step-1").rmdir()
+    assert run_command.run_job(parse_job(JOB), tmp_path) == 0
+    assert "train: attempt 2 starts" in capsys.readouterr().out
+
+
+def test_training_looks_again_at_tokens_that_were_written_anew(
+    tmp_path, monkeypatch, fake_render, capsys
+):
+    monkeypatch.setattr(run_command, "render_stage", fake_render(AS_A_STAGE))
+    run_command.run_job(parse_job(JOB), tmp_path)
+    (tmp_path / "tokens").unlink()
+    capsys.readouterr()
     assert run_command.run_job(parse_job(JOB), tmp_path) == 0
     assert "train: attempt 2 starts" in capsys.readouterr().out
 
