@@ -74,14 +74,15 @@ def plan_pod(
     mounts = _mounts(spec, container, places, folder)
     mounts[container.get("terminationMessagePath", names.TERMINATION_PATH)] = termination_file
     own = _own_variables(pod, container, wiring)
-    words = [*container.get("command", ()), *container.get("args", ())]
+    command = [*container.get("command", ()), *container.get("args", ())]
+    words = [_localised(word, mounts) for word in command]
     if words and words[0] in PYTHONS:
         words[0] = sys.executable
     own |= _devices(pod, container, wiring.devices)
     inherited = {k: v for k, v in environment.items() if not k.startswith("PET_")}
     threads = max(1, wiring.num_processors // max(1, wiring.num_processes))
     return PodLaunch(
-        command=tuple(_localised(word, mounts) for word in words),
+        command=tuple(words),
         environment={
             "OMP_NUM_THREADS": str(threads),
             **inherited,

@@ -79,3 +79,8 @@ def test_each_pod_sees_the_devices_it_asked_for(index, devices):
 def test_what_only_a_cluster_has_is_refused_by_name(container):
     with pytest.raises(ConfigError, match="exists on a cluster only"):
         launched(**container)
+
+
+def test_this_machines_python_stays_where_it_is_even_below_a_mount(monkeypatch):
+    monkeypatch.setattr("sys.executable", "/workspace/.venv/bin/python")
+    assert launched(command=["python", "-m", "x"]).command[0] == "/workspace/.venv/bin/python"
