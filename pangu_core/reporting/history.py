@@ -6,6 +6,7 @@ file although that work is done again. The ``start`` event of each round says wh
 
 import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ class Step:
     step: int
     loss: float  # nats a token
     learning_rate: float
-    tokens_per_second: float
+    tokens_per_second: float  # NaN for a round's first step, which has no speed
     tokens: int  # seen so far
     round: int  # counts the starts, from 0
     mfu: float | None = None
@@ -185,9 +186,13 @@ def _step(event: Event, number: int, survives: bool) -> Step:
         step=event["step"],
         loss=event["loss"],
         learning_rate=event["learning_rate"],
-        tokens_per_second=event["tokens_per_second"],
+        tokens_per_second=_number(event["tokens_per_second"]),
         tokens=event["tokens"],
         round=number,
         mfu=event.get("mfu"),
         survives=survives,
     )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -1,5 +1,6 @@
 """Turns findings into one HTML page that needs nothing else: no network, no script, no fonts."""
 
+import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ def run_rows(history: History) -> list[Row]:
     steps = history.steps
     if not steps:
         return [Row("Steps", "none yet")]
-    speeds = [step.tokens_per_second for step in steps]
+    speeds = [s.tokens_per_second for s in steps if not math.isnan(s.tokens_per_second)]
     mfu = [step.mfu for step in steps if step.mfu is not None]
     note = f"; model FLOPs utilisation {statistics.median(mfu):.1%}" if mfu else ""
     sizes = ", ".join(map(str, history.world_sizes)) or UNKNOWN
@@ -113,7 +114,7 @@ def run_rows(history: History) -> list[Row]:
         Row("Steps", f"{steps[-1].step:,}{planned}"),
         Row("Tokens seen", f"{steps[-1].tokens:,}"),
         Row("Wall time", duration(history.seconds), "from the first start to the last event"),
-        Row("Speed", f"{statistics.median(speeds):,.0f} tokens a second", f"median{note}"),
+        Row("Speed", f"{_median(speeds)} tokens a second", f"median{note}"),
         Row("Processes", sizes, "at each start"),
         Row("Interruptions", str(len(history.restarts))),
     ]
@@ -159,3 +160,7 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _median(speeds: list[float]) -> str:
+    return f"{statistics.median(speeds):,.0f}" if speeds else UNKNOWN

@@ -130,7 +130,7 @@ def _levels(ngrams: NgramLosses | None) -> list[tuple[str, float, str]]:
 
 def _top(steps: Sequence[Step]) -> float | None:
     """Room above the curve; one step timed too short does not squeeze all the others."""
-    speeds = sorted(step.tokens_per_second for step in steps)
+    speeds = sorted(step.tokens_per_second for step in steps if step.tokens_per_second > 0)
     return 1.25 * speeds[int(0.98 * (len(speeds) - 1))] if speeds else None
 
 

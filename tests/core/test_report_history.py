@@ -1,6 +1,7 @@
 """What counts in a run's metrics, and what was done again."""
 
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -104,3 +105,13 @@ def test_half_a_line_does_not_take_the_next_one_along() -> None:
 def test_smoothing_keeps_a_constant_and_is_not_drawn_towards_zero() -> None:
     assert smoothed([8.0] * 5) == pytest.approx([8.0] * 5)
     assert smoothed([10.0, 0.0]) == pytest.approx([10.0, 10 * 0.09 / 0.19])
+
+
+def test_a_first_step_has_no_speed() -> None:
+    line = {
+        "time": 1.0, "event": "step", "step": 1, "loss": 9.0, "learning_rate": 0.1,
+        "grad_norm": 1.0, "tokens_per_second": None, "mfu": None, "tokens": 8, "epoch": 0,
+        "round": 1, "world_size": 2,
+    }  # fmt: skip
+    [step] = read_history(read_events([json.dumps(line)])).steps
+    assert math.isnan(step.tokens_per_second)
