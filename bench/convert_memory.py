@@ -27,7 +27,8 @@ from pangu_core.checkpoint.formats.megatron.folder import find
 from pangu_core.checkpoint.manifest import MODEL, Header, key_of
 from pangu_core.checkpoint.reader import silent
 from pangu_core.checkpoint.stream import Incoming
-from pangu_core.config import PRESETS, ConvertConfig, RunIdentity
+from pangu_core.config.model import PRESETS
+from pangu_core.config.stages import ConvertConfig, RunIdentity
 from pangu_core.entry import formats
 from pangu_core.layout import Shape, parameter_shapes
 

@@ -22,7 +22,8 @@ import torch
 from pangu_core.checkpoint.manifest import MODEL, MOMENTS, Header, key_of
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.stream import Incoming, Target, reshard, write_stream
-from pangu_core.config import ModelConfig, RunIdentity
+from pangu_core.config.model import ModelConfig
+from pangu_core.config.stages import RunIdentity
 from pangu_core.layout import parameter_shapes
 
 HIDDEN, VOCABULARY = 1024, 40_000

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from pangu_core.config import ModelConfig, OptimizerConfig
+from pangu_core.config.model import ModelConfig
+from pangu_core.config.train import OptimizerConfig
 from pangu_core.data.batches import make_batch
 from pangu_core.data.samples import Sample
 from pangu_core.dist import process_group, topology

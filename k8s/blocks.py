@@ -6,16 +6,9 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from k8s.placement import Name, PodSettings, Quantity, Reference
-from pangu_core.config import (
-    PRESETS,
-    Activation,
-    DataSettings,
-    Items,
-    ModelConfig,
-    Positive,
-    Settings,
-    Size,
-)
+from pangu_core.config.base import Items, Positive, Settings, Size
+from pangu_core.config.model import PRESETS, Activation, ModelConfig
+from pangu_core.config.stages import DataSettings
 from pangu_core.loading import broken_rule
 
 REMOTE_SCHEMES: Final = ("https", "s3", "pvc")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from k8s.blocks import is_remote
-from pangu_core.config import Settings
+from pangu_core.config.base import Settings
 from pangu_core.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from k8s import names
-from pangu_core.config import Items, Positive, Settings
+from pangu_core.config.base import Items, Positive, Settings
 from pangu_core.loading import broken_rule
 
 Name = Annotated[str, Field(min_length=1, max_length=253)]

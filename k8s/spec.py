@@ -26,7 +26,8 @@ from k8s.blocks import (
     WorkspacePath,
 )
 from k8s.placement import PodsByStage, PodSettings, Resources
-from pangu_core.config import Settings, TrainSettings, divisors
+from pangu_core.config.base import Settings, divisors
+from pangu_core.config.train import TrainSettings
 from pangu_core.errors import ConfigError
 from pangu_core.loading import apply_overrides, broken_rule, load, nearest, parse_yaml, read_yaml
 

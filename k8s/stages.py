@@ -6,12 +6,12 @@ from typing import Final
 
 from k8s import names
 from k8s.spec import PanguJob
-from pangu_core.config import (
+from pangu_core.config.base import Settings
+from pangu_core.config.stages import (
     ConvertConfig,
     PreprocessConfig,
     ReshardConfig,
     RunIdentity,
-    Settings,
     TrainConfig,
 )
 from pangu_core.errors import ConfigError

@@ -8,7 +8,7 @@ padding exists only in memory: bounds never reach past the true size. Must not i
 from collections.abc import Iterator
 from typing import Final
 
-from pangu_core.config import ModelConfig
+from pangu_core.config.model import ModelConfig
 
 Slice = tuple[tuple[int, int], ...]
 Shape = tuple[int, ...]

@@ -16,14 +16,9 @@ from k8s import names
 from k8s.blocks import REMOTE_SCHEMES
 from k8s.not_built import NOT_BUILT, NotBuilt
 from k8s.spec import JobSpec, ServiceSpec
-from pangu_core.config import (
-    PRESETS,
-    ConvertConfig,
-    PreprocessConfig,
-    ReshardConfig,
-    Settings,
-    TrainConfig,
-)
+from pangu_core.config.base import Settings
+from pangu_core.config.model import PRESETS
+from pangu_core.config.stages import ConvertConfig, PreprocessConfig, ReshardConfig, TrainConfig
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "configuration.md"
 POD_CONFIGS: Final = (PreprocessConfig, TrainConfig, ReshardConfig, ConvertConfig)

@@ -14,7 +14,8 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pangu_core.checkpoint.tensor_file import DTypeName
-from pangu_core.config import ModelConfig, RunIdentity
+from pangu_core.config.model import ModelConfig
+from pangu_core.config.stages import RunIdentity
 from pangu_core.errors import CheckpointError, ConfigError, shorten
 from pangu_core.layout import Shape, Slice, intersect, num_elements, parameter_shapes
 

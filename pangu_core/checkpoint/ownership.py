@@ -10,7 +10,7 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from pangu_core.checkpoint import durable
-from pangu_core.config import RunIdentity
+from pangu_core.config.stages import RunIdentity
 from pangu_core.errors import WorkspaceError
 
 OWNER_FILE: Final = "owner.json"

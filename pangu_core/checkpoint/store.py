@@ -20,7 +20,7 @@ from pangu_core.checkpoint.agreement import Failure, Gather, alone, attempt, tog
 from pangu_core.checkpoint.manifest import FILE_NAME, Header, read_manifest
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.writer import Piece, commit, write_shard
-from pangu_core.config import RunIdentity
+from pangu_core.config.stages import RunIdentity
 from pangu_core.errors import CheckpointError
 
 STAGE: Final = "train"  # which writes here

@@ -24,7 +24,7 @@ from pangu_core.checkpoint.reader import Checkpoint, Report, silent
 from pangu_core.checkpoint.reshard import stored_parts
 from pangu_core.checkpoint.tensor_file import DTYPES, DTypeName, Entry, TensorWriter
 from pangu_core.checkpoint.writer import commit, file_name, kind_of, slices_metadata
-from pangu_core.config import divisors
+from pangu_core.config.base import divisors
 from pangu_core.errors import ConfigError
 from pangu_core.layout import Shape, Slice, parameter_shapes, relative, whole
 

@@ -6,7 +6,8 @@ from typing import Any, Final, get_args
 
 import click
 
-from pangu_core.config import Activation, ConvertConfig, RunIdentity
+from pangu_core.config.model import Activation
+from pangu_core.config.stages import ConvertConfig, RunIdentity
 from pangu_core.entry import formats, process
 from pangu_core.entry.rewriting import (
     dtype_option,

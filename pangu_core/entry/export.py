@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pangu_core.config import ConvertConfig
+from pangu_core.config.stages import ConvertConfig
 from pangu_core.entry import process
 from pangu_core.entry.convert import (
     BY_HAND,

@@ -10,7 +10,8 @@ from pangu_core.checkpoint.formats.form import Reader, Request, Writer
 from pangu_core.checkpoint.formats.huggingface import folder as huggingface
 from pangu_core.checkpoint.formats.megatron import core, port
 from pangu_core.checkpoint.formats.mindspore import files as mindspore
-from pangu_core.config import Activation, ConvertConfig
+from pangu_core.config.model import Activation
+from pangu_core.config.stages import ConvertConfig
 from pangu_core.entry.progress import progress
 from pangu_core.errors import ConfigError
 

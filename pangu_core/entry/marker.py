@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pangu_core.checkpoint import ownership
-from pangu_core.config import RunIdentity, Settings
+from pangu_core.config.base import Settings
+from pangu_core.config.stages import RunIdentity
 from pangu_core.messages import Termination
 from pangu_core.workspace import RunPaths, resolve
 

@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pangu_core.config import PreprocessConfig, RunIdentity
+from pangu_core.config.stages import PreprocessConfig, RunIdentity
 from pangu_core.data.preprocessing import Corpus, Encoding, Report, preprocess
 from pangu_core.data.token_files import TokenFile
 from pangu_core.data.vocabulary import find_vocabulary

@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 
 from pangu_core import log
-from pangu_core.config import TrainConfig
+from pangu_core.config.stages import TrainConfig
 from pangu_core.dist import is_lost_peer, process_group, topology
 from pangu_core.entry.process import failure, read_config
 from pangu_core.errors import RendezvousError

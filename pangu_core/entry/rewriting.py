@@ -10,7 +10,7 @@ from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.store import find_checkpoint
 from pangu_core.checkpoint.stream import reshard
 from pangu_core.checkpoint.tensor_file import DTypeName
-from pangu_core.config import ConvertConfig, ReshardConfig
+from pangu_core.config.stages import ConvertConfig, ReshardConfig
 from pangu_core.entry.marker import fingerprint, run_once
 from pangu_core.entry.process import read_config
 from pangu_core.entry.progress import progress

@@ -7,7 +7,7 @@ rendezvous store of its own in this process.
 import contextlib
 import os
 
-from pangu_core.config import TrainConfig
+from pangu_core.config.stages import TrainConfig
 from pangu_core.entry import process
 from pangu_core.errors import ConfigError
 from pangu_core.launch import progress

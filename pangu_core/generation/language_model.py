@@ -5,7 +5,7 @@ Shapes: B rows, T tokens, V vocabulary.
 
 import torch
 
-from pangu_core.config import ModelConfig
+from pangu_core.config.model import ModelConfig
 from pangu_core.errors import ConfigError
 from pangu_core.model.cache import KVCache
 from pangu_core.model.gpt import PanguModel

@@ -12,7 +12,7 @@ from pangu_core.checkpoint.agreement import Gather
 from pangu_core.checkpoint.manifest import MODEL, key_of
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.store import Store, load_newest
-from pangu_core.config import divisors
+from pangu_core.config.base import divisors
 from pangu_core.dist import ALONE, Axis
 from pangu_core.errors import CheckpointError, ConfigError
 from pangu_core.generation.language_model import LanguageModel

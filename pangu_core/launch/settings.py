@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pangu_core.config import TrainConfig
+from pangu_core.config.stages import TrainConfig
 from pangu_core.errors import ConfigError
 from pangu_core.launch.heartbeat import StallLimits
 from pangu_core.rendezvous.protocol import DEFAULT_PORT, ProtocolError, Rules

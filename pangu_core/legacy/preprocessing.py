@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from pangu_core.config import PreprocessConfig, RunIdentity
+from pangu_core.config.stages import PreprocessConfig, RunIdentity
 from pangu_core.entry import process
 from pangu_core.entry.marker import fingerprint
 from pangu_core.entry.preprocess import describe, write_tokens

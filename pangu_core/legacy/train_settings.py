@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pangu_core import loading
-from pangu_core.config import ModelConfig, TrainConfig
+from pangu_core.config.model import ModelConfig
+from pangu_core.config.stages import TrainConfig
 from pangu_core.errors import ConfigError
 from pangu_core.legacy.parsing import Options
 

@@ -10,7 +10,7 @@ from pangu_core.checkpoint.formats import pangu
 from pangu_core.checkpoint.formats.form import Reader, Request, Weights
 from pangu_core.checkpoint.formats.megatron import port
 from pangu_core.checkpoint.manifest import MODEL, key_of
-from pangu_core.config import ModelConfig
+from pangu_core.config.model import ModelConfig
 from pangu_core.entry.convert import BY_HAND
 from pangu_core.errors import CheckpointError
 from pangu_core.generation.language_model import LanguageModel

@@ -22,7 +22,8 @@ from pangu_core.checkpoint.manifest import MODEL, MOMENTS, key_of
 from pangu_core.checkpoint.reader import silent
 from pangu_core.checkpoint.store import Store
 from pangu_core.checkpoint.stream import Incoming, Target, write_stream
-from pangu_core.config import ModelConfig, RunIdentity
+from pangu_core.config.model import ModelConfig
+from pangu_core.config.stages import RunIdentity
 from pangu_core.data.token_files import sibling
 from pangu_core.data.tokenizer import Tokenizer
 from pangu_core.legacy import vocabulary

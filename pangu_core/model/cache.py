@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pangu_core.config import ModelConfig
+from pangu_core.config.model import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from pangu_core.config import Activation, ModelConfig
+from pangu_core.config.model import Activation, ModelConfig
 from pangu_core.dist import ALONE, Axis
 from pangu_core.model.cache import CachePlace, KVCache
 from pangu_core.parallel.embedding import VocabParallelEmbedding

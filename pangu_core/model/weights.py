@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from pangu_core import layout
-from pangu_core.config import ModelConfig
+from pangu_core.config.model import ModelConfig
 from pangu_core.model.gpt import PanguModel
 from pangu_core.parallel.rng import generator
 

@@ -6,7 +6,8 @@ from pathlib import Path, PurePosixPath
 
 from pangu_core.checkpoint.manifest import Manifest, read_manifest
 from pangu_core.checkpoint.store import Store
-from pangu_core.config import DataSettings, TrainSettings
+from pangu_core.config.stages import DataSettings
+from pangu_core.config.train import TrainSettings
 from pangu_core.data.token_files import TokenFile, sibling
 from pangu_core.errors import DataError
 from pangu_core.loading import load

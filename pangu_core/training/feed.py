@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from pangu_core.config import DataSettings
+from pangu_core.config.stages import DataSettings
 from pangu_core.data.batches import micro_batches
 from pangu_core.data.samples import SampleSource, Split, open_samples
 from pangu_core.data.token_files import TokenFile

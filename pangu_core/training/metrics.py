@@ -7,7 +7,7 @@ from typing import Any, Final, Self
 
 import torch
 
-from pangu_core.config import ModelConfig
+from pangu_core.config.model import ModelConfig
 
 # Dense bf16 peak in FLOP/s, NVIDIA data sheets (SXM), used for MFU only.
 PEAK_FLOPS: Final = {"H100": 989.4e12, "H200": 989.4e12, "A100": 312e12}

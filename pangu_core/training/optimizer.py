@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from pangu_core.checkpoint.manifest import MOMENTS
-from pangu_core.config import OptimizerConfig
+from pangu_core.config.train import OptimizerConfig
 from pangu_core.training.sharding import OwnedParameter
 
 

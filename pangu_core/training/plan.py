@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
-from pangu_core.config import ModelConfig, TrainConfig, TrainSettings, divisors
+from pangu_core.config.base import divisors
+from pangu_core.config.model import ModelConfig
+from pangu_core.config.stages import TrainConfig
+from pangu_core.config.train import TrainSettings
 from pangu_core.errors import ConfigError
 
 # Tokens in one forward pass of one rank, when the micro-batch size is chosen for the user.

@@ -2,7 +2,7 @@
 
 import math
 
-from pangu_core.config import OptimizerConfig
+from pangu_core.config.train import OptimizerConfig
 
 
 def learning_rate(step: int, config: OptimizerConfig, total_steps: int) -> float:

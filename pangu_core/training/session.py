@@ -9,7 +9,8 @@ import torch
 from pangu_core.checkpoint.manifest import Header, Layout
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.store import Saved, Store, find_checkpoint, load_newest
-from pangu_core.config import ModelConfig, TrainConfig
+from pangu_core.config.model import ModelConfig
+from pangu_core.config.stages import TrainConfig
 from pangu_core.data.vocabulary import find_vocabulary
 from pangu_core.dist import Topology, gather_over_world
 from pangu_core.errors import ConfigError

@@ -8,7 +8,7 @@ import torch
 from pangu_core.checkpoint.manifest import MODEL, MOMENTS, Group, check_sizes, key_of
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.writer import Piece
-from pangu_core.config import ModelConfig
+from pangu_core.config.model import ModelConfig
 from pangu_core.layout import Slice
 from pangu_core.model.weights import draw_into
 from pangu_core.training.sharding import OwnedParameter

@@ -13,7 +13,8 @@ import torch
 from pangu_core.checkpoint.manifest import MODEL, MOMENTS, Header, Layout, key_of
 from pangu_core.checkpoint.reshard import stored_parts
 from pangu_core.checkpoint.writer import Piece
-from pangu_core.config import ModelConfig, RunIdentity
+from pangu_core.config.model import ModelConfig
+from pangu_core.config.stages import RunIdentity
 from pangu_core.layout import parameter_shapes, relative, whole
 
 # 13 rows of vocabulary divide by nothing; 8 heads go to up to 8 tensor ranks.

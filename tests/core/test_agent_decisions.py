@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from pangu_core.config import TrainConfig
+from pangu_core.config.stages import TrainConfig
 from pangu_core.errors import ConfigError
 from pangu_core.launch.heartbeat import Pulse, StallLimits, hear
 from pangu_core.launch.memory import oom_kills

@@ -12,7 +12,7 @@ from pangu_core.checkpoint import durable, ownership, tensor_file
 from pangu_core.checkpoint.manifest import Layout
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.store import Store, find_checkpoint, load_newest
-from pangu_core.config import RunIdentity
+from pangu_core.config.stages import RunIdentity
 from pangu_core.errors import CheckpointError, PanguError, WorkspaceError
 from pangu_core.layout import whole
 

@@ -2,7 +2,9 @@
 
 import pytest
 
-from pangu_core.config import PRESETS, DataSettings, ModelConfig, NodesConfig, TrainSettings
+from pangu_core.config.model import PRESETS, ModelConfig
+from pangu_core.config.stages import DataSettings
+from pangu_core.config.train import NodesConfig, TrainSettings
 from pangu_core.errors import ConfigError
 from pangu_core.loading import dump_yaml, load, parse_yaml
 

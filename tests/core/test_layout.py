@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pangu_core import layout
-from pangu_core.config import PRESETS, ModelConfig
+from pangu_core.config.model import PRESETS, ModelConfig
 
 TINY = PRESETS["tiny"]
 

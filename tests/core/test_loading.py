@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pangu_core.config import Settings
+from pangu_core.config.base import Settings
 from pangu_core.errors import ConfigError
 from pangu_core.loading import apply_overrides, dump_yaml, load, nearest, parse_yaml, read_yaml
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pangu_core import layout
-from pangu_core.config import ModelConfig
+from pangu_core.config.model import ModelConfig
 from pangu_core.dist import ALONE
 from pangu_core.model.gpt import ACTIVATIONS, Build, PanguModel, fast_gelu
 from pangu_core.model.weights import initialise

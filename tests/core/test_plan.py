@@ -2,7 +2,8 @@
 
 import pytest
 
-from pangu_core.config import PRESETS, ModelConfig, TrainConfig
+from pangu_core.config.model import PRESETS, ModelConfig
+from pangu_core.config.stages import TrainConfig
 from pangu_core.errors import ConfigError
 from pangu_core.training.plan import settle
 

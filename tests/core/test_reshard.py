@@ -11,7 +11,7 @@ from pangu_core.checkpoint.manifest import Layout, tiles_exactly
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.reshard import held_part, stored_parts
 from pangu_core.checkpoint.store import Store
-from pangu_core.config import ModelConfig
+from pangu_core.config.model import ModelConfig
 from pangu_core.layout import (
     intersect,
     padded_rows,

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from pangu_core.config import OptimizerConfig
+from pangu_core.config.train import OptimizerConfig
 from pangu_core.training.schedule import learning_rate
 
 COSINE = OptimizerConfig(learning_rate=1.5e-4, min_learning_rate=1e-5, warmup=0.01)

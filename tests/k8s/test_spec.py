@@ -6,7 +6,7 @@ import pytest
 from k8s import names
 from k8s.blocks import ModelBlock
 from k8s.spec import PanguService, parse, parse_job
-from pangu_core.config import PRESETS
+from pangu_core.config.model import PRESETS
 from pangu_core.errors import ConfigError
 from pangu_core.loading import dump_yaml
 

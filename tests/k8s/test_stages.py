@@ -1,7 +1,8 @@
 import pytest
 
 from k8s.stages import find, plan
-from pangu_core.config import PRESETS, ConvertConfig, PreprocessConfig, ReshardConfig, TrainConfig
+from pangu_core.config.model import PRESETS
+from pangu_core.config.stages import ConvertConfig, PreprocessConfig, ReshardConfig, TrainConfig
 from pangu_core.errors import ConfigError
 from pangu_core.loading import load
 

@@ -11,7 +11,8 @@ from pangu_core.checkpoint.formats.megatron import port
 from pangu_core.checkpoint.manifest import MODEL, Header, key_of
 from pangu_core.checkpoint.reader import silent
 from pangu_core.checkpoint.stream import Incoming
-from pangu_core.config import ModelConfig, RunIdentity
+from pangu_core.config.model import ModelConfig
+from pangu_core.config.stages import RunIdentity
 from pangu_core.data.token_files import TokenFileWriter
 from pangu_core.data.tokenizer import Tokenizer
 from pangu_core.layout import parameter_names

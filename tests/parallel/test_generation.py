@@ -6,7 +6,8 @@ import torch
 from pangu_core.checkpoint.manifest import MODEL, Header, key_of
 from pangu_core.checkpoint.store import Store
 from pangu_core.checkpoint.writer import Piece
-from pangu_core.config import ModelConfig, RunIdentity
+from pangu_core.config.model import ModelConfig
+from pangu_core.config.stages import RunIdentity
 from pangu_core.dist import topology
 from pangu_core.errors import ConfigError
 from pangu_core.generation.decoding import Decoder

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pangu_core.config import ModelConfig, OptimizerConfig
+from pangu_core.config.model import ModelConfig
+from pangu_core.config.train import OptimizerConfig
 from pangu_core.data.batches import Batch
 from pangu_core.dist import topology
 from pangu_core.layout import parameter_shape

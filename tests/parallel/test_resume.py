@@ -9,7 +9,7 @@ import pytest
 
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.store import find_checkpoint
-from pangu_core.config import TrainConfig
+from pangu_core.config.stages import TrainConfig
 from pangu_core.data.token_files import TokenFileWriter
 from pangu_core.dist import topology
 from pangu_core.errors import EXIT_COMPLETE, EXIT_STOPPED

@@ -13,7 +13,8 @@ from pangu_core.checkpoint.manifest import MODEL, MOMENTS, Group, Header
 from pangu_core.checkpoint.reader import Report
 from pangu_core.checkpoint.stream import Incoming
 from pangu_core.checkpoint.tensor_file import DTypeName
-from pangu_core.config import ModelConfig, RunIdentity
+from pangu_core.config.model import ModelConfig
+from pangu_core.config.stages import RunIdentity
 from pangu_core.errors import ConfigError
 
 

@@ -8,7 +8,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from pangu_core.checkpoint.formats.mindspore.names import is_transposed, original_of_key
 from pangu_core.checkpoint.manifest import MODEL, MOMENTS, key_of
-from pangu_core.config import ModelConfig, RunIdentity
+from pangu_core.config.model import ModelConfig
+from pangu_core.config.stages import RunIdentity
 from pangu_core.layout import parameter_shapes
 
 SMALL = ModelConfig(num_layers=2, hidden_size=8, num_heads=2, vocab_size=13, sequence_length=5)

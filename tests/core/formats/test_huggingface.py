@@ -18,7 +18,8 @@ from pangu_core.checkpoint.formats.huggingface.writing import write_folder
 from pangu_core.checkpoint.manifest import MODEL, Header, key_of
 from pangu_core.checkpoint.reader import silent
 from pangu_core.checkpoint.stream import Incoming
-from pangu_core.config import ModelConfig, RunIdentity
+from pangu_core.config.model import ModelConfig
+from pangu_core.config.stages import RunIdentity
 from pangu_core.data.tokenizer import load_tokenizer
 from pangu_core.generation.decoding import Decoder
 from pangu_core.generation.language_model import LanguageModel

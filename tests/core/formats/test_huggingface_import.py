@@ -15,7 +15,8 @@ from pangu_core.checkpoint.formats.huggingface.writing import write_folder
 from pangu_core.checkpoint.manifest import MODEL, MOMENTS, Header, key_of
 from pangu_core.checkpoint.reader import Checkpoint, silent
 from pangu_core.checkpoint.stream import Incoming, Target, write_stream
-from pangu_core.config import ConvertConfig, ModelConfig, RunIdentity
+from pangu_core.config.model import ModelConfig
+from pangu_core.config.stages import ConvertConfig, RunIdentity
 from pangu_core.entry import convert, formats
 from pangu_core.errors import CheckpointError, ConfigError
 from pangu_core.layout import parameter_shapes

@@ -18,7 +18,8 @@ from pangu_core.checkpoint.formats.megatron.writing import Cut
 from pangu_core.checkpoint.manifest import MODEL, MOMENTS, Header, key_of
 from pangu_core.checkpoint.reader import silent
 from pangu_core.checkpoint.stream import Incoming
-from pangu_core.config import PRESETS, ModelConfig, RunIdentity
+from pangu_core.config.model import PRESETS, ModelConfig
+from pangu_core.config.stages import RunIdentity
 from pangu_core.entry import convert
 from pangu_core.errors import CheckpointError, ConfigError
 from pangu_core.layout import cut_dim, parameter_shapes

@@ -14,7 +14,8 @@ from pangu_core.checkpoint.formats.form import Request
 from pangu_core.checkpoint.formats.mindspore import files
 from pangu_core.checkpoint.formats.mindspore.names import is_transposed, original_of_key, spellings
 from pangu_core.checkpoint.reader import Checkpoint
-from pangu_core.config import ConvertConfig, ModelConfig
+from pangu_core.config.model import ModelConfig
+from pangu_core.config.stages import ConvertConfig
 from pangu_core.entry import formats
 from pangu_core.entry.convert import main
 from pangu_core.errors import CheckpointError, ConfigError

@@ -9,7 +9,7 @@ from pangu_core.checkpoint.formats.mindspore.names import (
     spellings,
 )
 from pangu_core.checkpoint.formats.mindspore.strategy import read_strategy
-from pangu_core.config import PRESETS
+from pangu_core.config.model import PRESETS
 from pangu_core.layout import parameter_names
 
 

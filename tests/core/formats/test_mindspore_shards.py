@@ -12,7 +12,7 @@ from pangu_core.checkpoint.formats.form import Request
 from pangu_core.checkpoint.formats.mindspore import ckpt, files
 from pangu_core.checkpoint.formats.mindspore.names import is_transposed, key_of_original, spellings
 from pangu_core.checkpoint.formats.mindspore.strategy import Cut, read_strategy
-from pangu_core.config import ModelConfig
+from pangu_core.config.model import ModelConfig
 from pangu_core.errors import CheckpointError, ConfigError
 
 TABLES = ("word_embedding", "position_embedding", "top_query_embedding")

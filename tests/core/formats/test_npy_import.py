@@ -13,7 +13,8 @@ from pangu_core.checkpoint.formats.form import Request
 from pangu_core.checkpoint.formats.mindspore.names import is_transposed, original_name
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.stream import Target, write_stream
-from pangu_core.config import PRESETS, ConvertConfig, ModelConfig, RunIdentity
+from pangu_core.config.model import PRESETS, ModelConfig
+from pangu_core.config.stages import ConvertConfig, RunIdentity
 from pangu_core.entry.formats import convert
 from pangu_core.errors import CheckpointError, ConfigError
 from pangu_core.layout import parameter_shapes, whole

@@ -10,7 +10,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from pangu_core.checkpoint.formats.form import Request, Weights
 from pangu_core.checkpoint.formats.mindspore.tensors import PUBLISHED_ROWS
 from pangu_core.checkpoint.tensor_file import DTYPES
-from pangu_core.config import Activation, ModelConfig
+from pangu_core.config.model import Activation, ModelConfig
 from pangu_core.errors import CheckpointError, ConfigError
 
 FILE_NAME: Final = "config.json"

@@ -19,7 +19,7 @@ from pangu_core.checkpoint.stream import Incoming
 from pangu_core.checkpoint.tensor_file import DTYPES, DTypeName, TensorFile
 from pangu_core.checkpoint.torch_files.reading import TorchFile, tensor_of
 from pangu_core.checkpoint.torch_files.values import TensorRef
-from pangu_core.config import ModelConfig
+from pangu_core.config.model import ModelConfig
 from pangu_core.errors import CheckpointError, ConfigError
 from pangu_core.layout import Shape, parameter_shapes
 

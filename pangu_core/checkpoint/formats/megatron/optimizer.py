@@ -13,7 +13,7 @@ from pangu_core.checkpoint.formats.megatron.shards import Sharded, refusal
 from pangu_core.checkpoint.manifest import MODEL, MOMENTS, Group
 from pangu_core.checkpoint.torch_files.reading import TorchFile
 from pangu_core.checkpoint.torch_files.values import Instance, TensorRef
-from pangu_core.config import OptimizerConfig
+from pangu_core.config.train import OptimizerConfig
 from pangu_core.errors import CheckpointError
 from pangu_core.layout import Shape
 

@@ -25,7 +25,7 @@ from pangu_core.checkpoint.stream import Incoming
 from pangu_core.checkpoint.tensor_file import DTypeName
 from pangu_core.checkpoint.torch_files.reading import TorchFile
 from pangu_core.checkpoint.torch_files.values import Instance
-from pangu_core.config import ModelConfig
+from pangu_core.config.model import ModelConfig
 from pangu_core.errors import ConfigError
 from pangu_core.layout import Shape, parameter_shapes
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pangu_core.checkpoint.formats.form import Request
 from pangu_core.checkpoint.formats.mindspore.tensors import PUBLISHED_ROWS
 from pangu_core.checkpoint.torch_files.values import Instance
-from pangu_core.config import PRESETS, ModelConfig
+from pangu_core.config.model import PRESETS, ModelConfig
 from pangu_core.errors import CheckpointError, ConfigError, PanguError
 
 # What we add to a file, and no Megatron looks at: sizes, activation, sample counter.

@@ -21,7 +21,9 @@ from pangu_core.checkpoint.reader import Report
 from pangu_core.checkpoint.tensor_file import DTYPES, DTypeName
 from pangu_core.checkpoint.torch_files.values import Instance, TensorRef
 from pangu_core.checkpoint.torch_files.writing import TorchWriter, promise
-from pangu_core.config import ModelConfig, OptimizerConfig, divisors
+from pangu_core.config.base import divisors
+from pangu_core.config.model import ModelConfig
+from pangu_core.config.train import OptimizerConfig
 from pangu_core.errors import ConfigError
 from pangu_core.layout import Shape, padded_rows, parameter_shape
 

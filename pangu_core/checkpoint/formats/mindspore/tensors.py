@@ -23,7 +23,7 @@ from pangu_core.checkpoint.formats.mindspore.names import (
 from pangu_core.checkpoint.manifest import MODEL, Group, Header, key_of
 from pangu_core.checkpoint.stream import Incoming
 from pangu_core.checkpoint.tensor_file import DTypeName
-from pangu_core.config import PRESETS, ModelConfig
+from pangu_core.config.model import PRESETS, ModelConfig
 from pangu_core.errors import CheckpointError, ConfigError
 from pangu_core.layout import Shape, parameter_shapes
 

@@ -1,0 +1,1 @@
+"""Frozen settings, shared by the job file, the controller and the pods."""
