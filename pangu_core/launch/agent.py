@@ -23,11 +23,11 @@ from pangu_core.errors import (
     Stopped,
 )
 from pangu_core.launch.heartbeat import Pulse
-from pangu_core.launch.memory import oom_kills
 from pangu_core.launch.ranks import LocalRanks, environment_of
 from pangu_core.launch.settings import AgentSettings
 from pangu_core.launch.stop import StopRequest
 from pangu_core.launch.verdict import Verdict, died, judge, stalled
+from pangu_core.memory import oom_kills
 from pangu_core.messages import Progress, Termination
 from pangu_core.rendezvous.client import Client
 from pangu_core.rendezvous.ports import free_port

@@ -12,10 +12,10 @@ import pytest
 from pangu_core.config.stages import TrainConfig
 from pangu_core.errors import ConfigError
 from pangu_core.launch.heartbeat import Pulse, StallLimits, hear
-from pangu_core.launch.memory import oom_kills
 from pangu_core.launch.ranks import environment_of
 from pangu_core.launch.settings import from_environment
 from pangu_core.launch.verdict import judge
+from pangu_core.memory import oom_kills
 from pangu_core.messages import Termination
 from pangu_core.rendezvous.ports import free_port
 from pangu_core.rendezvous.protocol import Round, Rules
