@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Final
 
 from controller.observe import JobView
-from controller.status import Attempt, JobStatus
 from controller.verdict import Verdict
+from k8s.status import Attempt, JobStatus
 
 BACKOFF_LIMIT_SECONDS: Final = 300.0
 

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from controller.observe import AttemptView, Observed
-from controller.status import JobStatus, Phase, Truth, with_condition
+from controller.status import with_condition
+from k8s.status import JobStatus, Phase, Truth
 
 Finding = tuple[Truth, str, str]  # status, reason, message
 

@@ -15,8 +15,8 @@ from rich.text import Text
 
 from controller.local.runtime import Snapshot
 from controller.observe import JobView
-from controller.status import JobStatus, StageStatus
 from controller.transitions import duration
+from k8s.status import JobStatus, StageStatus
 from pangu_core.messages import Progress
 
 STYLES: Final = {"Succeeded": "green", "Skipped": "green", "Running": "cyan", "Failed": "red"}

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from controller.status import JobStatus, from_rfc3339
 from k8s import names
+from k8s.status import JobStatus, from_rfc3339
 from pangu_core.messages import Progress, Termination
 
 MAIN_KINDS: Final = ("Job", "PyTorchJob")

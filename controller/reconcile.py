@@ -16,18 +16,9 @@ from dataclasses import dataclass, replace
 from controller.budget import charged, is_exhausted, retry_at
 from controller.conditions import with_conditions
 from controller.observe import AttemptView, JobView, Observed, StagePlan
-from controller.status import (
-    PROGRESS_PERIOD_SECONDS,
-    Attempt,
-    JobStatus,
-    PastAttempt,
-    ProgressStatus,
-    StageStatus,
-    with_history,
-    with_restart,
-    with_stage,
-)
+from controller.status import PROGRESS_PERIOD_SECONDS, with_history, with_restart, with_stage
 from controller.verdict import Verdict, gone, is_repeated, judge, replacements
+from k8s.status import Attempt, JobStatus, PastAttempt, ProgressStatus, StageStatus
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from controller.local.pods import Places
 from controller.local.runtime import LocalRuntime, Reporter
 from controller.observe import JobView
 from controller.plain_lines import PlainLines
-from controller.status import JobStatus, PastAttempt, reopened
+from controller.status import reopened
 from k8s.render import render_stage
 from k8s.spec import PanguJob, parse_job
+from k8s.status import JobStatus, PastAttempt
 from pangu_core.errors import ConfigError
 
 # One machine's first retry need not wait for a cluster to calm down.

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from controller.status import JobStatus, PastAttempt, StageStatus
+from k8s.status import JobStatus, PastAttempt, StageStatus
 
 _PHASES: Final = {
     "Suspending": "stopping: pods save what they have and end",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from controller.observe import AttemptView, JobView, PodView, StagePlan
-from controller.status import Attempt, Outcome, PastAttempt, PodExit
+from k8s.status import Attempt, Outcome, PastAttempt, PodExit
 from pangu_core.errors import EXIT_STOPPED, ConfigError, RendezvousError, StallError, shorten
 from pangu_core.messages import Termination
 

@@ -17,8 +17,8 @@ from controller.local import operators
 from controller.local.kubelet import Kubelet
 from controller.local.pods import DEVICES_VARIABLE, LOCAL_ADDRESS, Places, Wiring, plan_pod
 from controller.observe import is_of_the_store
-from controller.status import to_rfc3339
 from k8s import names
+from k8s.status import to_rfc3339
 from pangu_core.rendezvous.ports import free_port
 
 Object = dict[str, Any]

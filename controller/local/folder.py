@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from controller.status import JobStatus, from_dict, to_dict
 from k8s.spec import PanguJob
+from k8s.status import JobStatus, from_dict, to_dict
 from pangu_core.entry.process import as_workspace_error
 from pangu_core.errors import WorkspaceError
 from pangu_core.loading import dump_yaml

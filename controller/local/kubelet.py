@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from controller.local import watchdog
 from controller.local.pods import LOCAL_ADDRESS, PodLaunch
-from controller.status import to_rfc3339
+from k8s.status import to_rfc3339
 from pangu_core.messages import TERMINATION_LIMIT_BYTES
 
 Pod = dict[str, Any]

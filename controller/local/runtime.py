@@ -17,8 +17,8 @@ from controller.local.cluster import LocalCluster
 from controller.local.folder import RunFolder
 from controller.observe import AttemptView, JobView, Observed, attempts_of, is_of_the_store
 from controller.reconcile import Action, Create, Delete, reconcile
-from controller.status import JobStatus
 from controller.transitions import transitions
+from k8s.status import JobStatus
 from pangu_core.messages import Progress
 
 TICK_SECONDS: Final = 0.1

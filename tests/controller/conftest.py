@@ -12,8 +12,9 @@ from controller.local.kubelet import Kubelet
 from controller.local.pods import Places
 from controller.local.runtime import LocalRuntime
 from controller.observe import JobView, StagePlan
-from controller.status import JobStatus, reopened
+from controller.status import reopened
 from k8s.spec import parse_job
+from k8s.status import JobStatus
 
 JOB = """
 apiVersion: pangu-finetune.io/v1alpha1

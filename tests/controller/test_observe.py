@@ -3,8 +3,8 @@
 import pytest
 
 from controller.observe import attempts_of, pod_view
-from controller.status import to_rfc3339
 from k8s import names
+from k8s.status import to_rfc3339
 from pangu_core.messages import Progress, Termination
 
 LABELS = names.labels("novel", "train", 2, "train")

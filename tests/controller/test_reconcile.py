@@ -6,7 +6,7 @@ import pytest
 
 from controller.observe import AttemptView, JobView, Observed, PodView, StagePlan
 from controller.reconcile import Create, Decision, Delete, Release, reconcile
-from controller.status import JobStatus, from_dict, to_dict
+from k8s.status import JobStatus, from_dict, to_dict
 from pangu_core.messages import Progress, Termination
 
 JOB = JobView("novel", "u-1", (StagePlan("preprocess"), StagePlan("train", needs_manifest=True)))

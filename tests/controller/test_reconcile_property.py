@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from controller.observe import AttemptView, JobView, Observed, PodView, StagePlan
 from controller.reconcile import Create, Delete, Release, reconcile
-from controller.status import JobStatus, from_dict, to_dict
+from k8s.status import JobStatus, from_dict, to_dict
 from pangu_core.messages import Progress, Termination
 
 STAGES = ("convert", "preprocess", "train", "merge")

@@ -10,8 +10,8 @@ from controller.live_table import picture, time_left
 from controller.local.runtime import Snapshot
 from controller.observe import AttemptView, JobView, PodView, StagePlan
 from controller.plain_lines import PlainLines
-from controller.status import Attempt, JobStatus, PastAttempt, StageStatus
 from controller.transitions import transitions
+from k8s.status import Attempt, JobStatus, PastAttempt, StageStatus
 from pangu_core.messages import Progress
 
 VIEW = JobView("novel", "u", (StagePlan("preprocess"), StagePlan("train", tokens_per_step=1000)))

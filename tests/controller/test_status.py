@@ -5,8 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.status import (
-    HISTORY_LIMIT,
+from controller.status import HISTORY_LIMIT, reopened, with_condition, with_history
+from k8s.status import (
     Attempt,
     JobStatus,
     PastAttempt,
@@ -14,10 +14,7 @@ from controller.status import (
     ProgressStatus,
     StageStatus,
     from_dict,
-    reopened,
     to_dict,
-    with_condition,
-    with_history,
 )
 
 PAST = PastAttempt("train", 1, "Failed", "Error", charged=True, created_at=10, ended_at=20)
