@@ -62,6 +62,11 @@ class RunPaths:
         return f"{self.root}/metrics.jsonl"
 
     @property
+    def samples(self) -> str:
+        """Folder of JSON lines: which samples each rank trained on, where it is asked for."""
+        return f"{self.root}/samples"
+
+    @property
     def tensorboard(self) -> str:
         """TensorBoard's event files."""
         return f"{self.root}/tensorboard"

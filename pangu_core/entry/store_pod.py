@@ -9,13 +9,14 @@ from pangu_core.entry import process
 from pangu_core.errors import ConfigError
 from pangu_core.launch.stop import StopRequest
 from pangu_core.messages import Termination
+from pangu_core.rendezvous.membership import Timing
 from pangu_core.rendezvous.protocol import DEFAULT_PORT
 from pangu_core.rendezvous.store import Store
 
 PORT_VARIABLE: Final = "PANGU_STORE_PORT"
 
 
-def serve(stop: StopRequest) -> Termination:
+def serve(stop: StopRequest, *, timing: Timing | None = None) -> Termination:
     """Serve on all addresses until a signal; a store has nothing to save.
 
     Raises:
@@ -26,13 +27,13 @@ def serve(stop: StopRequest) -> Termination:
         raise ConfigError(
             PORT_VARIABLE, seen=text, rule="must be a port", fix="use a number from 1 to 65535"
         )
-    asyncio.run(_serve_until_signal(int(text), stop))
+    asyncio.run(_serve_until_signal(int(text), stop, Store(timing)))
     return Termination(code=0)
 
 
-async def _serve_until_signal(port: int, stop: StopRequest) -> None:
+async def _serve_until_signal(port: int, stop: StopRequest, store: Store) -> None:
     loop = asyncio.get_running_loop()
-    serving = asyncio.create_task(Store().serve("", port, loop.create_future()))
+    serving = asyncio.create_task(store.serve("", port, loop.create_future()))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, serving.cancel)
     if stop.at is not None:
