@@ -68,7 +68,16 @@ def together(work: Callable[[], T], gather: Gather) -> list[T]:
     Raises:
         PanguError: the first failing rank's, on every rank.
     """
-    outcomes: list[T | Failure] = gather(attempt(work))
+    return agree(attempt(work), gather)
+
+
+def agree(outcome: T | Failure, gather: Gather) -> list[T]:
+    """Exchange the outcomes of work that is done; returns all results in rank order.
+
+    Raises:
+        PanguError: the first failing rank's, on every rank.
+    """
+    outcomes: list[T | Failure] = gather(outcome)
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             raise outcome.error()

@@ -1,7 +1,8 @@
 """manifest.json: what a checkpoint holds. Written last, it is the commit.
 
 Every tensor of the whole model is listed as the slices that the ranks stored, each with its place
-in the tensor and its SHA-256. Reading is strict: what does not tile each tensor exactly is refused.
+in the tensor and its SHA-256. Reading is strict: what does not tile each tensor exactly is refused,
+and so is a manifest that was changed after it was written: it ends with its own SHA-256.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from pangu_core.checkpoint import durable
 from pangu_core.checkpoint.tensor_file import DTypeName
 from pangu_core.config.model import ModelConfig
 from pangu_core.config.stages import RunIdentity
@@ -75,6 +77,8 @@ class Header:
     layout: Layout = Layout()
     dtype: DTypeName = "fp32"  # of the weights
     samples: Count = 0  # the global sample counter: sequences consumed so far
+    # The latest one known when it was saved; what retention calls best.
+    validation_loss: Annotated[float, Field(allow_inf_nan=False)] | None = None
     training: dict[str, Any] = field(default_factory=dict)  # the trainer's settings, opaque here
     final: bool = False  # the last one of a finished training: never pruned
 
@@ -87,6 +91,7 @@ class Manifest(Header):
     step: Count
     vocabulary: Vocabulary | None = None
     slices: tuple[StoredSlice, ...] = ()
+    sha256: Sha256 | None = None  # of all bytes before it; manifests without one are older
 
     @property
     def header(self) -> Header:
@@ -100,13 +105,15 @@ class Manifest(Header):
 
     def to_json(self) -> bytes:
         """UTF-8 text that ``parse`` reads back; a line for each slice, for people who look."""
-        values = _ADAPTER.dump_python(self, mode="json", by_alias=True)
+        values = _ADAPTER.dump_python(self, mode="json", by_alias=True, exclude={"sha256"})
         rows = ",\n  ".join(json.dumps(row) for row in values.pop("slices"))
         head = json.dumps(values, ensure_ascii=False, indent=1).removesuffix("\n}")
-        return f'{head},\n "slices": [\n  {rows}\n ]\n}}\n'.encode()
+        body = f'{head},\n "slices": [\n  {rows}\n ]'.encode()
+        return body + _SEAL + f'"{durable.sha256(body)}"\n}}\n'.encode()
 
 
 _ADAPTER: Final = TypeAdapter(Manifest)
+_SEAL: Final = b',\n "sha256": '
 
 
 def key_of(group: Group, parameter: str) -> str:
@@ -137,8 +144,8 @@ def parse(data: bytes, source: str) -> Manifest:
     """Read and check a manifest; ``source`` names it in messages.
 
     Raises:
-        CheckpointError: not JSON, a version of the future, an unknown or missing field, or
-            slices that do not make up the model's tensors.
+        CheckpointError: not JSON, a version of the future, an unknown or missing field,
+            slices that do not make up the model's tensors, or changed after it was written.
     """
     try:
         manifest = _ADAPTER.validate_json(data)
@@ -153,6 +160,7 @@ def parse(data: bytes, source: str) -> Manifest:
     except ConfigError as error:
         raise _refusal(f"{source}: {error.subject}", str(error.seen), error.rule) from error
     _check_tensors(manifest, source)
+    _check_seal(manifest, data, source)
     return manifest
 
 
@@ -221,6 +229,13 @@ def _check_tensors(manifest: Manifest, source: str) -> None:
     places = {(stored.file, stored.key) for stored in manifest.slices}
     if len(places) != len(manifest.slices):
         raise _refusal(source, "two slices of a key in one file", "must be one per file")
+
+
+def _check_seal(manifest: Manifest, data: bytes, source: str) -> None:
+    digest = durable.sha256(data.rpartition(_SEAL)[0])
+    if manifest.sha256 not in (None, digest):
+        seen = f"content has SHA-256 {digest}"
+        raise _refusal(source, seen, f"must be {manifest.sha256}, as when it was written")
 
 
 def _refusal(subject: str, seen: str, rule: str) -> CheckpointError:

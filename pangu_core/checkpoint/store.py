@@ -3,23 +3,26 @@
 checkpoints/
   owner.json           the fence (ownership.py), unless the run's folder has it
   latest               JSON, for people and tools: step, folder, attempt
+  failures.json        if training failed from the newest one (setbacks.py)
   step-00000300/       whole, or not there at all
   tmp-step-00000600-2-5c1f.../   being written; a dead attempt's is removed at the next save
 """
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from pangu_core.checkpoint import durable, ownership
+from pangu_core.checkpoint import durable, ownership, setbacks
 from pangu_core.checkpoint.agreement import Failure, Gather, alone, attempt, together
-from pangu_core.checkpoint.manifest import FILE_NAME, Header, read_manifest
+from pangu_core.checkpoint.manifest import FILE_NAME, Header, Manifest, StoredSlice, read_manifest
 from pangu_core.checkpoint.reader import Checkpoint
-from pangu_core.checkpoint.writer import Piece, commit, write_shard
+from pangu_core.checkpoint.retention import Candidate, Rules, superfluous
+from pangu_core.checkpoint.saver import Request, Saver
+from pangu_core.checkpoint.saver import Saved as Saved
+from pangu_core.checkpoint.writer import Piece, commit
 from pangu_core.config.stages import RunIdentity
 from pangu_core.errors import CheckpointError
 
@@ -28,14 +31,6 @@ LATEST_FILE: Final = "latest"
 _STEP_FOLDER: Final = re.compile(rf"(?:{durable.REPLACED_PREFIX})?step-(\d{{8,}})")
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A committed checkpoint."""
-
-    folder: Path
-    manifest_sha256: str
 
 
 class Store:
@@ -81,48 +76,57 @@ class Store:
                 raised on every rank.
             CheckpointError: the pieces do not make up the model; raised on every rank.
         """
+        saver = Saver(self, gather=gather, rank=rank)
+        saver.begin(Request(step, header, vocabulary), pieces)
+        return saver.finish().saved
 
-        def first_rank_only(work: Callable[[], T]) -> T | None:
-            return together(lambda: work() if rank == 0 else None, gather)[0]
+    def begin(self, step: int, run: RunIdentity) -> Path:
+        """Claim the folder, and make an empty one for the shards of a new checkpoint.
 
-        temporary = first_rank_only(lambda: self._begin(step, header.run))
-        assert temporary is not None
-        try:
-            shards = together(lambda: write_shard(temporary, rank, pieces), gather)
+        Raises:
+            WorkspaceError: another run or a newer attempt owns the folder.
+        """
+        self.claim(run)
+        durable.remove_temporaries(self.root)
+        return durable.new_temporary(self.root, f"step-{step:08d}-{run.attempt}")
 
-            def finish() -> Saved:
-                ownership.check(self.fence, header.run, STAGE)
-                final = self.root / f"step-{step:08d}"
-                slices = [stored for shard in shards for stored in shard]
-                digest = commit(
-                    temporary, final, header=header, step=step, slices=slices, vocabulary=vocabulary
-                )
-                latest = {"step": step, "folder": final.name, "attempt": header.run.attempt}
-                durable.replace_json(self.root / LATEST_FILE, latest)
-                return Saved(final, digest)
+    def commit(self, temporary: Path, request: Request, slices: Iterable[StoredSlice]) -> Saved:
+        """Make a checkpoint of a folder in which all shards are.
 
-            saved = first_rank_only(finish)
-        finally:
-            if rank == 0:
-                durable.remove_folder(temporary)  # renamed by now, if all went well
-        assert saved is not None
-        return saved
+        Raises:
+            WorkspaceError: another run or a newer attempt owns the folder.
+            CheckpointError: the slices do not make up the model.
+            OSError: the volume refused.
+        """
+        run, step = request.header.run, request.step
+        ownership.check(self.fence, run, STAGE)
+        final = self.root / f"step-{step:08d}"
+        digest = commit(
+            temporary,
+            final,
+            header=request.header,
+            step=step,
+            slices=slices,
+            vocabulary=request.vocabulary,
+        )
+        setbacks.forget(self.root)
+        latest = {"step": step, "folder": final.name, "attempt": run.attempt}
+        durable.replace_json(self.root / LATEST_FILE, latest)
+        return Saved(final, digest)
 
     def candidates(self) -> Iterator[Path]:
         """Folders that look whole, newest first; the others are named in the log."""
-        for folder in self._folders():
-            try:
-                read_manifest(folder)
-            except CheckpointError as error:
-                logger.warning("skipped %s: %s", folder.name, error)
-            else:
-                yield folder
+        return (folder for folder, _ in self._whole())
 
-    def prune(self, keep: int) -> None:
-        """Remove all but the newest ``keep`` checkpoints; the final one always stays."""
-        for folder in list(self.candidates())[max(keep, 1) :]:
-            if not read_manifest(folder)[0].final:
-                durable.remove_folder(folder)
+    def prune(self, keep: int, *, keep_every: int | None = None, keep_best: int = 0) -> None:
+        """Remove the checkpoints that no rule keeps (retention.py); damaged ones stay."""
+        rules = Rules(keep, keep_every, keep_best)
+        found = [
+            Candidate(folder.name, manifest.step, manifest.final, manifest.validation_loss)
+            for folder, manifest in self._whole()
+        ]
+        for candidate in superfluous(found, rules):
+            durable.remove_folder(self.root / candidate.name)
 
     def has_folders(self) -> bool:
         """Whether any checkpoint was ever committed here, damaged or not."""
@@ -137,10 +141,14 @@ class Store:
                 found.append((int(match[1]), path.name.startswith("step-"), path))
         return [path for _, _, path in sorted(found, reverse=True)]
 
-    def _begin(self, step: int, run: RunIdentity) -> Path:
-        self.claim(run)
-        durable.remove_temporaries(self.root)
-        return durable.new_temporary(self.root, f"step-{step:08d}-{run.attempt}")
+    def _whole(self) -> Iterator[tuple[Path, Manifest]]:
+        for folder in self._folders():
+            try:
+                manifest, _ = read_manifest(folder)
+            except CheckpointError as error:
+                logger.warning("skipped %s: %s", folder.name, error)
+            else:
+                yield folder, manifest
 
 
 def load_newest(

@@ -23,8 +23,12 @@ from pangu_core.layout import Shape
 
 DTypeName = Literal["fp32", "bf16", "fp16", "fp64", "int64"]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+Tally = Callable[[int], None]  # is told of bytes as they are written
 # Hashed, copied and written at a time: small enough to stay in a cache between the two.
 BLOCK_BYTES: Final = 1 << 20
+# Bytes between two waits for the disk. A page cache of terabytes would take everything at once and
+# then be silent for minutes.
+SYNC_BYTES: Final = 1 << 30
 # safetensors' own limit on the header.
 MAX_HEADER_BYTES: Final = 100_000_000
 
@@ -73,11 +77,23 @@ def dtype_name(dtype: torch.dtype) -> DTypeName:
     )
 
 
+def untold(num_bytes: int) -> None:
+    """The tally that nobody keeps."""
+
+
 class TensorWriter:
     """Writes one safetensors file; ``entries`` fix the names, shapes and order of its tensors."""
 
-    def __init__(self, path: Path, entries: Sequence[Entry], metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        entries: Sequence[Entry],
+        metadata: Mapping[str, str],
+        tally: Tally = untold,
+    ) -> None:
         self._file = path.open("xb")
+        self._tally = tally
+        self._unsynced = 0
         self._entries = iter(entries)
         self._file.write(_header(entries, metadata))
 
@@ -94,7 +110,17 @@ class TensorWriter:
         for block in blocks(data):
             digest.update(block.data)
             self._file.write(block.data)
+            self._tell(len(block))
         return digest.hexdigest()
+
+    def _tell(self, num_bytes: int) -> None:
+        """Count bytes; so many of them at a time go to the disk, or the last fsync is silent long."""
+        self._unsynced += num_bytes
+        if self._unsynced >= SYNC_BYTES:
+            self._file.flush()
+            os.fdatasync(self._file.fileno())
+            self._unsynced = 0
+        self._tally(num_bytes)
 
     def __enter__(self) -> Self:
         return self

@@ -18,7 +18,7 @@ from pangu_core.checkpoint.manifest import (
     Vocabulary,
     parse,
 )
-from pangu_core.checkpoint.tensor_file import Entry, TensorWriter, dtype_name
+from pangu_core.checkpoint.tensor_file import Entry, Tally, TensorWriter, dtype_name, untold
 from pangu_core.layout import Shape, Slice
 
 
@@ -42,8 +42,12 @@ def kind_of(key: str) -> str:
     return "model" if key.startswith(f"{MODEL}/") else "optimizer"
 
 
-def write_shard(folder: Path, rank: int, pieces: Iterable[Piece]) -> list[StoredSlice]:
+def write_shard(
+    folder: Path, rank: int, pieces: Iterable[Piece], tally: Tally = untold
+) -> list[StoredSlice]:
     """Write a rank's pieces into the folder, weights and moments in a file each.
+
+    ``tally`` is told of bytes as they are written.
 
     Raises:
         OSError: the volume refused.
@@ -53,7 +57,7 @@ def write_shard(folder: Path, rank: int, pieces: Iterable[Piece]) -> list[Stored
         files.setdefault(kind_of(piece.key), []).append(piece)
     stored = []
     for kind, group in files.items():
-        stored += _write_file(folder / file_name(kind, rank), group)
+        stored += _write_file(folder / file_name(kind, rank), group, tally)
     return stored
 
 
@@ -91,11 +95,11 @@ def commit(
     return durable.sha256(data)
 
 
-def _write_file(path: Path, pieces: Sequence[Piece]) -> list[StoredSlice]:
+def _write_file(path: Path, pieces: Sequence[Piece], tally: Tally) -> list[StoredSlice]:
     entries = [Entry(p.key, tuple(p.tensor.shape), dtype_name(p.tensor.dtype)) for p in pieces]
     metadata = slices_metadata((p.key, p.shape, p.part) for p in pieces)
     stored = []
-    with TensorWriter(path, entries, metadata) as writer:
+    with TensorWriter(path, entries, metadata, tally) as writer:
         for piece, entry in zip(pieces, entries, strict=True):
             digest = writer.write(piece.key, piece.tensor)
             stored.append(
