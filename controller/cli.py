@@ -18,6 +18,10 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "validate": ("controller.file_commands:validate", "Check a job file and say what it would do."),
     "render": ("controller.file_commands:render", "Print the manifests of a job file."),
     "run": ("controller.run_command:run", "Run a job file on this machine."),
+    "controller": (
+        "controller.controller_command:controller",
+        "Watch PanguJobs and do what they ask for.",
+    ),
     "preprocess": ("controller.data_plane:preprocess", "Turn text into token files."),
     "convert": ("controller.data_plane:convert", "Turn other programs' weights into ours."),
     "split": ("controller.data_plane:split", "Cut a checkpoint into tensor-parallel shards."),

@@ -1,5 +1,6 @@
-"""What changed between two statuses, as sentences for people: one line each. Pure."""
+"""What changed between two statuses, a sentence for people each: lines and events. Pure."""
 
+from dataclasses import dataclass
 from typing import Final
 
 from k8s.status import JobStatus, PastAttempt, StageStatus
@@ -12,22 +13,33 @@ _PHASES: Final = {
 }
 
 
-def transitions(before: JobStatus, after: JobStatus) -> tuple[str, ...]:
-    """Sentences for every change worth a line, in the order in which they happened."""
-    lines = [_ended(past) for past in _new(before, after) if past.cause != "Suspended"]
-    lines += [
-        f"a pod was replaced ({cause})"
+@dataclass(frozen=True)
+class Change:
+    """One change worth a line."""
+
+    reason: str  # a CamelCase word, as events want it
+    text: str
+    is_warning: bool = False  # somebody may have to act
+
+
+def transitions(before: JobStatus, after: JobStatus) -> tuple[Change, ...]:
+    """Every change worth a line, in the order in which they happened."""
+    changes = [_ended(past) for past in _new(before, after) if past.cause != "Suspended"]
+    changes += [
+        Change("PodReplaced", f"a pod was replaced ({cause})")
         for cause, count in after.restarts.items()
         if count > before.restarts.get(cause, 0) and not _was_an_attempt(before, after, cause)
     ]
     if after.retry_at and after.retry_at != before.retry_at and after.history:
         wait = after.retry_at - after.history[-1].ended_at
-        lines.append(f"the next attempt starts in {wait} s")
+        changes.append(Change("BackingOff", f"the next attempt starts in {wait} s"))
     if after.attempt and _key(after) != _key(before):
-        lines.append(f"{after.attempt.stage}: attempt {after.attempt.number} starts")
+        stage, number = after.attempt.stage, after.attempt.number
+        changes.append(Change("AttemptStarted", f"{stage}: attempt {number} starts"))
     if after.phase != before.phase and after.phase in _PHASES:
-        lines.append(_PHASES[after.phase])
-    return tuple(lines)
+        is_failure = after.phase == "Failed"
+        changes.append(Change(after.phase, _PHASES[after.phase], is_warning=is_failure))
+    return tuple(changes)
 
 
 def duration(stage: StageStatus) -> str:
@@ -35,17 +47,18 @@ def duration(stage: StageStatus) -> str:
     return f"in {(stage.ended_at or 0) - (stage.started_at or 0)} s" if stage.ended_at else ""
 
 
-def _ended(past: PastAttempt) -> str:
+def _ended(past: PastAttempt) -> Change:
     head = f"{past.stage}: attempt {past.number}"
     if past.outcome in ("Succeeded", "Skipped"):
         seconds = past.ended_at - past.created_at
         word = "skipped, its output is there" if past.outcome == "Skipped" else "done"
-        return f"{past.stage}: {word} ({seconds} s)"
+        return Change(f"Stage{past.outcome}", f"{past.stage}: {word} ({seconds} s)")
     code = "" if past.code is None else f", exit code {past.code}"
     rank = "" if past.rank is None else f", rank {past.rank}"
     charge = ", charged to the restart budget" if past.charged else ""
     message = f": {past.message}" if past.message else ""
-    return f"{head} ended ({past.cause}{code}{rank}{charge}){message}"
+    text = f"{head} ended ({past.cause}{code}{rank}{charge}){message}"
+    return Change(f"Attempt{past.outcome}", text, is_warning=past.outcome == "Failed")
 
 
 def _was_an_attempt(before: JobStatus, after: JobStatus, cause: str) -> bool:

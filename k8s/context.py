@@ -97,7 +97,7 @@ def stage_context(
     assert pods.resources is not None
     values = pods.dump()
     checksum = hashlib.sha256(config_text.encode()).hexdigest()
-    labels = names.labels(job.name, stage.name, attempt, stage.name)
+    labels = names.labels(job.name, job.uid, stage.name, attempt, stage.name)
     affinity = _affinity(pods, names.selector(job.name, stage.name, attempt, stage.name))
     return StageContext(
         name=names.stage_object(job.name, stage.name, attempt),
@@ -124,7 +124,7 @@ def stage_context(
         grace_seconds=pods.grace_period,
         store_name=names.store(job.name, stage.name, attempt),
         store_image=store_image,
-        store_labels=names.labels(job.name, stage.name, attempt, names.STORE_COMPONENT),
+        store_labels=names.labels(job.name, job.uid, stage.name, attempt, names.STORE_COMPONENT),
         store_selector=names.selector(job.name, stage.name, attempt, names.STORE_COMPONENT),
         store_command=names.entry_command("store"),
         store_pod_fields=_pod_fields(spec.pods),

@@ -23,6 +23,7 @@ JOB_NAME_LIMIT: Final = NAME_LIMIT - len("-train-9999-worker-9999")
 JOB_LABEL: Final = f"{GROUP}/job"
 STAGE_LABEL: Final = f"{GROUP}/stage"
 ATTEMPT_LABEL: Final = f"{GROUP}/attempt"
+UID_LABEL: Final = f"{GROUP}/uid"  # tells objects of a job from those of one that had its name
 COMPONENT_LABEL: Final = "app.kubernetes.io/component"
 APPLICATION_LABELS: Final = {
     "app.kubernetes.io/name": "pangu-finetune",
@@ -102,9 +103,9 @@ def rendezvous_id(uid: str, attempt: int) -> str:
     return f"{uid}-{attempt}"
 
 
-def labels(job: str, stage: str, attempt: int, component: str) -> dict[str, str]:
+def labels(job: str, uid: str, stage: str, attempt: int, component: str) -> dict[str, str]:
     """Labels of every object of an attempt."""
-    return APPLICATION_LABELS | selector(job, stage, attempt, component)
+    return APPLICATION_LABELS | selector(job, stage, attempt, component) | {UID_LABEL: uid}
 
 
 def selector(job: str, stage: str, attempt: int, component: str) -> dict[str, str]:

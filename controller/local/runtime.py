@@ -141,7 +141,7 @@ class LocalRuntime:
             return
         before, self._status = self._status, status
         self._folder.save(self._view.generation, status)
-        self._reporter.tell(transitions(before, status))
+        self._reporter.tell([change.text for change in transitions(before, status)])
 
     def _carry_out(self, action: Action) -> None:
         if isinstance(action, Create):

@@ -26,6 +26,7 @@ def test_the_verbs_are_these(capsys):
         "validate",
         "render",
         "run",
+        "controller",
         "preprocess",
         "convert",
         "split",

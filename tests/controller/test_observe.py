@@ -7,8 +7,8 @@ from k8s import names
 from k8s.status import to_rfc3339
 from pangu_core.messages import Progress, Termination
 
-LABELS = names.labels("novel", "train", 2, "train")
-STORE = names.labels("novel", "train", 2, names.STORE_CONTAINER)
+LABELS = names.labels("novel", "uid-1", "train", 2, "train")
+STORE = names.labels("novel", "uid-1", "train", 2, names.STORE_CONTAINER)
 WORD = Termination(code=3, error="DataError")
 
 

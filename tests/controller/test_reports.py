@@ -10,7 +10,7 @@ from controller.live_table import picture, time_left
 from controller.local.runtime import Snapshot
 from controller.observe import AttemptView, JobView, PodView, StagePlan
 from controller.plain_lines import PlainLines
-from controller.transitions import transitions
+from controller.transitions import Change, transitions
 from k8s.status import Attempt, JobStatus, PastAttempt, StageStatus
 from pangu_core.messages import Progress
 
@@ -95,15 +95,20 @@ def test_plain_lines_tell_progress_every_ten_seconds():
 def test_each_change_is_one_sentence():
     after = replace(STATUS, attempt=None, phase="Restarting", history=(PAST,), retry_at=12)
     assert transitions(STATUS, after) == (
-        "train: attempt 2 ended (DataError, exit code 3, rank 1, charged to the restart budget): "
-        "no text",
-        "the next attempt starts in 3 s",
+        Change(
+            "AttemptFailed",
+            "train: attempt 2 ended (DataError, exit code 3, rank 1, charged to the restart "
+            "budget): no text",
+            is_warning=True,
+        ),
+        Change("BackingOff", "the next attempt starts in 3 s"),
     )
     assert transitions(after, after) == ()
 
 
 def test_a_replaced_pod_is_a_sentence_and_a_failed_attempt_is_only_one():
     after = replace(STATUS, restarts={"PeersLost": 2})
-    assert transitions(STATUS, after) == ("a pod was replaced (PeersLost)",)
+    change = Change("PodReplaced", "a pod was replaced (PeersLost)")
+    assert transitions(STATUS, after) == (change,)
     failed = replace(STATUS, restarts={"PeersLost": 1, "DataError": 1}, history=(PAST,))
     assert len(transitions(STATUS, failed)) == 1

@@ -1,0 +1,1 @@
+"""The rim to a real cluster: API, caches, queue, Lease, manager."""

@@ -1,0 +1,69 @@
+"""What the controller counts, for Prometheus."""
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import Counter as PrometheusCounter
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from controller.cluster import kinds
+from controller.cluster.cache import Cache, Key
+from controller.cluster.work_queue import WorkQueue
+
+_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """One registry; ``generate_latest`` of it answers /metrics."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.leads = Gauge(
+            "pangu_controller_leader", "1 while this replica works", registry=self.registry
+        )
+        self.failures = PrometheusCounter(
+            "pangu_controller_failures", "Turns that failed and come again", ("error",),
+            registry=self.registry,
+        )  # fmt: skip
+        self._seconds = Histogram(
+            "pangu_controller_turn_seconds", "Time of one turn for one job",
+            registry=self.registry, buckets=_BUCKETS,
+        )  # fmt: skip
+
+    def watch(self, *, queue: WorkQueue[Key], cache: Cache) -> None:
+        """Count what waits in a queue, and the jobs in a cache by phase, whenever asked."""
+        self.registry.register(_Now(queue, cache))
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Time one turn."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds.observe(time.perf_counter() - begin)
+
+
+class _Now(Collector):
+    """Gauges that are counted when somebody asks."""
+
+    def __init__(self, queue: WorkQueue[Key], cache: Cache) -> None:
+        self._queue, self._cache = queue, cache
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The present values."""
+        yield GaugeMetricFamily(
+            "pangu_controller_queue_length", "Jobs waiting or being worked on", len(self._queue)
+        )
+        phases = Counter(
+            item.get("status", {}).get("phase", "Pending") for item in self._cache.all(kinds.JOB)
+        )
+        family = GaugeMetricFamily("pangu_jobs", "PanguJobs by phase", labels=["phase"])
+        for phase, count in sorted(phases.items()):
+            family.add_metric([phase], count)
+        yield family

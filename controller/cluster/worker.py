@@ -1,0 +1,269 @@
+"""One turn for one PanguJob: look, decide, write the status, then act.
+
+The rim around ``reconcile``. Everything here may be done twice, in any order, by a controller that
+was killed in between: the status is written before anything is created, with the resource version
+that it was decided from; creating what exists and deleting what is gone count as done.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from controller.cluster.api import Api, ApiError
+from controller.cluster.cache import Cache, Key
+from controller.cluster.kinds import JOB, POD, kind_of
+from controller.cluster.launchers import Launchers
+from controller.cluster.projections import projected
+from controller.cluster.recorder import COMPONENT, Recorder
+from controller.jobs import job_view
+from controller.observe import JobView, Observed, attempts_of, is_of_the_store
+from controller.reconcile import Action, Create, Delete, Release, reconcile
+from controller.status import with_condition
+from controller.transitions import transitions
+from k8s import names
+from k8s.render import render_stage
+from k8s.spec import PanguJob, read_job
+from k8s.status import JobStatus, from_dict, to_dict
+from pangu_core.errors import ConfigError, PanguError
+
+Object = dict[str, Any]
+PREDECESSOR_SECONDS: Final = 5.0
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A job's form, read once for each generation."""
+
+    uid: str
+    generation: int
+    job: PanguJob | ConfigError
+    view: JobView | None
+
+
+class JobWorker:
+    """Turns keys of PanguJobs into what has to be done. Thread-safe: one key at a time each."""
+
+    def __init__(
+        self,
+        api: Api,
+        cache: Cache,
+        *,
+        launchers: Launchers,
+        recorder: Recorder,
+        store_image: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._api, self._cache = api, cache
+        self._launchers, self._recorder = launchers, recorder
+        self._store_image, self._clock = store_image, clock
+        self._forms: dict[Key, _Read] = {}
+
+    def work(self, key: Key) -> float | None:
+        """Do what is due for a job; returns when to look again at the latest (unix seconds).
+
+        Raises:
+            ApiError: something could not be written now; to be tried again.
+        """
+        objects = self._cache.under(key)
+        item = next((o for o in objects if o["kind"] == JOB.name), None)
+        if item is None or "deletionTimestamp" in item["metadata"]:
+            self._forms.pop(key, None)
+            self._launchers.forget(key)
+            return None  # the garbage collector does the rest
+        now = self._clock()
+        own, foreign = _by_owner(objects, item["metadata"]["uid"])
+        if foreign:
+            return now + PREDECESSOR_SECONDS  # of a deleted job of this name, not yet collected
+        form = self._read(key, item)
+        status = from_dict(item.get("status") or {})
+        if form.view is None:
+            self._refuse(item, status, form, now)
+            return None
+        return self._decide(key, item, form, status, own, now)
+
+    def _decide(
+        self,
+        key: Key,
+        item: Object,
+        form: _Read,
+        status: JobStatus,
+        own: list[Object],
+        now: float,
+    ) -> float | None:
+        assert form.view is not None
+        assert isinstance(form.job, PanguJob)
+        progress = self._answers(key, status, own)
+        observed = Observed(form.view, status, attempts_of(own, progress=progress))
+        decision = reconcile(observed, now)
+        if decision.status != status:
+            item = self._write(item, decision.status)
+            self._tell(item, status, decision.status)
+        for action in decision.actions:
+            self._carry_out(action, form.job, own)
+        return decision.requeue_at
+
+    def _answers(self, key: Key, status: JobStatus, own: Iterable[Object]) -> Any:
+        live = status.attempt
+        if live is None or live.stage != names.TRAIN:
+            self._launchers.forget(key)
+            return {}
+        number = str(live.number)
+        pods = [
+            o
+            for o in own
+            if o["kind"] == POD.name
+            and not is_of_the_store(o)
+            and o["metadata"]["labels"].get(names.ATTEMPT_LABEL) == number
+            and o["status"]["phase"] == "Running"
+            and o["status"].get("podIP")
+        ]
+        pods.sort(key=lambda pod: (len(pod["metadata"]["name"]), pod["metadata"]["name"]))
+        addresses = [pod["status"]["podIP"] for pod in pods]
+        return self._launchers.answers(key, (live.stage, live.number), addresses)
+
+    # The form
+
+    def _read(self, key: Key, item: Object) -> _Read:
+        metadata = item["metadata"]
+        known = self._forms.get(key)
+        if known and (known.uid, known.generation) == (metadata["uid"], metadata["generation"]):
+            return known
+        try:
+            job = read_job(item)
+            view = job_view(job, generation=metadata["generation"])
+            form = _Read(metadata["uid"], metadata["generation"], job, view)
+        except ConfigError as error:
+            form = _Read(metadata["uid"], metadata["generation"], error, None)
+        self._forms[key] = form
+        return form
+
+    def _refuse(self, item: Object, status: JobStatus, form: _Read, now: float) -> None:
+        """Say why the form cannot be worked with; a later generation may mend it."""
+        after = with_condition(
+            replace(status, observed_generation=form.generation),
+            "Accepted",
+            "False",
+            reason="Invalid",
+            message=str(form.job),
+            now=math.floor(now),
+        )
+        if after != status:
+            item = self._write(item, after)
+            self._recorder.tell(item, "Invalid", str(form.job), is_warning=True)
+
+    # Writes
+
+    def _write(self, item: Object, status: JobStatus) -> Object:
+        """Store the status, if nobody wrote the object since it was read."""
+        metadata = item["metadata"]
+        body = {
+            "apiVersion": item["apiVersion"],
+            "kind": item["kind"],
+            "metadata": {
+                "name": metadata["name"],
+                "namespace": metadata["namespace"],
+                "uid": metadata["uid"],
+                "resourceVersion": metadata["resourceVersion"],
+            },
+            "status": to_dict(status),
+        }
+        written = self._api.apply(JOB, body, manager=COMPONENT, part="status")
+        after = {
+            **item,
+            "metadata": {
+                **metadata,
+                "resourceVersion": written["metadata"]["resourceVersion"],
+            },
+            "status": written["status"],
+        }
+        self._cache.put(JOB, after)
+        return after
+
+    def _tell(self, item: Object, before: JobStatus, after: JobStatus) -> None:
+        for change in transitions(before, after):
+            self._recorder.tell(item, change.reason, change.text, is_warning=change.is_warning)
+
+    def _carry_out(self, action: Action, job: PanguJob, own: Iterable[Object]) -> None:
+        if isinstance(action, Create):
+            manifests = render_stage(
+                job, action.stage, action.attempt, store_image=self._store_image
+            )
+            for manifest in manifests:
+                self._create(manifest, job)
+            return
+        for item in own:
+            if _attempt(item) != (action.stage, action.attempt) or item["kind"] == POD.name:
+                continue
+            if isinstance(action, Release) == is_of_the_store(item):
+                self._delete(item, action)
+
+    def _create(self, manifest: Object, job: PanguJob) -> None:
+        kind = kind_of(manifest)
+        namespace = job.metadata.namespace
+        try:
+            stored = self._api.create(kind, manifest, namespace, fieldManager=COMPONENT)
+        except ApiError as error:
+            if not error.is_conflict:
+                raise
+            stored = self._api.get(kind, namespace, manifest["metadata"]["name"])
+            if job.uid not in _owner_uids(stored):
+                raise PanguError(
+                    f"{kind.name} {manifest['metadata']['name']}",
+                    seen="an object of that name which this job does not own",
+                    rule="must be free for the job's attempt",
+                    fix="delete or rename it; the job then goes on by itself",
+                ) from error
+        self._cache.put(kind, projected(kind, stored))
+
+    def _delete(self, item: Object, action: Delete | Release) -> None:
+        kind = kind_of(item)
+        metadata = item["metadata"]
+        if "deletionTimestamp" in metadata:
+            return
+        propagation = "Foreground" if isinstance(action, Delete) else "Background"
+        left = self._api.delete(
+            kind,
+            metadata["namespace"],
+            metadata["name"],
+            uid=metadata["uid"],
+            propagation=propagation,  # type: ignore[arg-type]
+        )
+        if left and left.get("kind") == kind.name and "deletionTimestamp" in left["metadata"]:
+            self._cache.put(kind, projected(kind, left))
+        else:
+            self._cache.remove(kind, item)
+
+
+def key_of(item: Object) -> Key | None:
+    """The key of the job that an object belongs to; a job's own for itself."""
+    metadata = item["metadata"]
+    if item["kind"] == JOB.name:
+        return JOB.name, metadata["namespace"], metadata["name"]
+    job = metadata.get("labels", {}).get(names.JOB_LABEL)
+    return (JOB.name, metadata["namespace"], job) if job else None
+
+
+def _by_owner(objects: Iterable[Object], uid: str) -> tuple[list[Object], list[Object]]:
+    """A job's objects, and those of an earlier job of its name; the job itself is neither."""
+    own: list[Object] = []
+    foreign: list[Object] = []
+    for item in objects:
+        if item["kind"] != JOB.name:
+            mine = item["metadata"]["labels"].get(names.UID_LABEL) == uid
+            (own if mine else foreign).append(item)
+    return own, foreign
+
+
+def _owner_uids(item: Object) -> set[str]:
+    return {owner["uid"] for owner in item["metadata"].get("ownerReferences", ())}
+
+
+def _attempt(item: Object) -> tuple[str, int] | None:
+    labels = item["metadata"].get("labels", {})
+    if names.STAGE_LABEL not in labels or names.ATTEMPT_LABEL not in labels:
+        return None
+    return labels[names.STAGE_LABEL], int(labels[names.ATTEMPT_LABEL])
