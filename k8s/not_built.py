@@ -30,7 +30,6 @@ _COPY_IT: Final = "copy the files into the workspace and name them from there"
 NOT_BUILT: Final = (
     NotBuilt("train.method", _is("lora"), "use full"),
     NotBuilt("train.lora", _is_set, "use method: full"),
-    NotBuilt("train.precision", _is("fp16"), "use bf16 or fp32"),
     NotBuilt("model.from", is_remote, _COPY_IT),
     NotBuilt("model.endpoint", _is_set, _COPY_IT),
     NotBuilt("model.secretRef", _is_set, _COPY_IT),

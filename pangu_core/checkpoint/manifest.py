@@ -46,6 +46,16 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class LossScaleState:
+    """The loss scale of fp16 training between two steps."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    clean_steps: Count  # in a row without overflow, since the scale last grew
+    overflows_left: Count  # of the hysteresis: those before the scale halves
+
+
+@dataclass(frozen=True)
 class Vocabulary:
     """The SentencePiece model that lies in the folder."""
 
@@ -77,6 +87,8 @@ class Header:
     layout: Layout = Layout()
     dtype: DTypeName = "fp32"  # of the weights
     samples: Count = 0  # the global sample counter: sequences consumed so far
+    skipped: Count = 0  # steps whose update was left out
+    loss_scale: LossScaleState | None = None  # of fp16 training
     # The latest one known when it was saved; what retention calls best.
     validation_loss: Annotated[float, Field(allow_inf_nan=False)] | None = None
     training: dict[str, Any] = field(default_factory=dict)  # the trainer's settings, opaque here

@@ -111,7 +111,18 @@ class LossScaleConfig(Settings):
     window: Positive = 1_000
     """Steps in a row without overflow after which the scale doubles."""
     hysteresis: Positive = 2
-    """Overflows since the scale last grew before each further one halves it."""
+    """The scale halves at this overflow since it last grew, and at each further one."""
+
+    @model_validator(mode="after")
+    def _minimum_is_not_above_initial(self) -> Self:
+        if self.minimum > self.initial:
+            raise ConfigError(
+                "train.lossScale.minimum",
+                seen=self.minimum,
+                rule=f"must not exceed train.lossScale.initial ({self.initial})",
+                fix="lower minimum or raise initial",
+            )
+        return self
 
 
 class LoraConfig(Settings):
@@ -145,7 +156,7 @@ class TrainSettings(Settings):
     loss_scale: LossScaleConfig = LossScaleConfig()
     """Dynamic loss scale, used with precision: fp16."""
     max_skipped_steps: Positive = 5
-    """Steps in a row with a loss or gradient that is not finite before training stops."""
+    """Training stops at this many steps in a row whose loss or gradient is not finite."""
     sequence_parallel: bool = False
     """Spread LayerNorm, dropout and residuals over the tensor-parallel ranks by sequence."""
     compile: bool = False

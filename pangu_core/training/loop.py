@@ -1,5 +1,6 @@
 """The training loop of one rank: step, report, evaluate, save, and stop at a boundary."""
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -8,22 +9,20 @@ from typing import Any
 
 from pangu_core.checkpoint.store import Saved
 from pangu_core.dist import sum_over_world
-from pangu_core.errors import (
-    EXIT_COMPLETE,
-    EXIT_REJOIN,
-    EXIT_STOPPED,
-    DataError,
-    TrainingError,
-)
+from pangu_core.errors import EXIT_COMPLETE, EXIT_REJOIN, EXIT_STOPPED, DataError
 from pangu_core.parallel.rng import DropoutKey
+from pangu_core.training.diagnosis import describe, find_faults
 from pangu_core.training.heartbeat import Heartbeat
-from pangu_core.training.metrics import MetricsWriter, flops_per_token, utilisation
+from pangu_core.training.metrics import MetricsWriter, finite, flops_per_token, utilisation
 from pangu_core.training.schedule import learning_rate
 from pangu_core.training.session import Session, relative_to_workspace
 from pangu_core.training.signals import StopRequests
+from pangu_core.training.skipping import Patience
 from pangu_core.training.state import Position
 from pangu_core.training.step import MicroBatch, StepResult, evaluate, train_step
 from pangu_core.workspace import RunPaths, resolve
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ class Loop:
         self.round_number = round_number
         self.saved_step: int | None = None  # newest step that is on the disk
         self.saved: Saved | None = None  # its folder, if it was written here or is the final one
+        self.patience = Patience(session.config.train)
         self.metrics: MetricsWriter | None = None
         self.speed = Speed()
 
@@ -88,12 +88,20 @@ class Loop:
                 self._save(position)
                 code = EXIT_STOPPED if self.stop.must_go else EXIT_REJOIN
                 return Outcome(code, position.step, loss)
-            result = self._step(position, batches, num_tokens)
-            loss = result.loss
-            position = Position(
-                position.step + 1, position.samples + session.plan.global_batch_size
+            before, result = position, self._step(position, batches, num_tokens)
+            loss = finite(result.loss)
+            position = before.after(
+                result,
+                num_samples=session.plan.global_batch_size,
+                settings=session.config.train.loss_scale,
             )
-            self._report(position, result)
+            if result.is_applied:
+                self._report(position, result)
+            else:
+                self._report_skip(before, position, result)
+            if self.patience.is_over(result, before.loss_scale):
+                where = self._find_faults(before, batches, num_tokens)
+                raise self.patience.error(position.step, result, before.loss_scale, where)
             self._evaluate_when_due(position)
             if position.step % session.config.train.checkpoint.every_steps == 0:
                 self._save(position)
@@ -116,22 +124,32 @@ class Loop:
 
     def _step(self, position: Position, batches: list[MicroBatch], num_tokens: float) -> StepResult:
         session, train = self.session, self.session.config.train
-        result = train_step(
+        return train_step(
             session.replica,
             batches,
             num_tokens=num_tokens,
             dropout=DropoutKey(train.seed, position.step + 1, 0),
-            rate=learning_rate(position.step + 1, train.optimizer, session.plan.steps),
+            rate=learning_rate(position.updates + 1, train.optimizer, session.plan.steps),
             clip_norm=train.optimizer.clip_grad_norm,
+            loss_scale=position.gradient_factor,
         )
-        if not (abs(result.loss) < float("inf") and result.grad_norm < float("inf")):
-            raise TrainingError(
-                f"step {position.step + 1}",
-                seen=f"loss {result.loss}, gradient norm {result.grad_norm}",
-                rule="must be finite",
-                fix="lower train.optimizer.learningRate, or look at the samples of this step",
-            )
-        return result
+
+    def _find_faults(self, position: Position, batches: list[MicroBatch], num_tokens: float) -> str:
+        """Name the samples that spoil the step which begins at this position."""
+        session = self.session
+        self.heartbeat.beat("evaluate")  # as long as an evaluation may take
+        faults = find_faults(
+            session.replica,
+            batches,
+            num_tokens=num_tokens,
+            dropout=DropoutKey(session.config.train.seed, position.step + 1, 0),
+            loss_scale=position.gradient_factor,
+        )
+        return describe(
+            faults,
+            first_sample=position.samples,
+            micro_batch_size=session.plan.micro_batch_size,
+        )
 
     def _report(self, position: Position, result: StepResult) -> None:
         session = self.session
@@ -145,14 +163,35 @@ class Loop:
             "step",
             step=position.step,
             loss=result.loss,
-            learning_rate=learning_rate(position.step, train.optimizer, session.plan.steps),
+            learning_rate=learning_rate(position.updates, train.optimizer, session.plan.steps),
             grad_norm=result.grad_norm,
             tokens_per_second=speed,
             mfu=speed and utilisation(speed, flops, session.place.world_size, session.place.device),
+            **_skips(position),
             tokens=position.samples * session.plan.sequence_length,
             epoch=session.feed.epoch(position.samples),
             round=self.round_number,
             world_size=session.place.world_size,
+        )
+
+    def _report_skip(self, before: Position, position: Position, result: StepResult) -> None:
+        """Tell of a step without an update; it gets no step line, whose numbers are all finite."""
+        if self.session.place.is_first:
+            logger.warning(
+                "step %d is skipped: loss %g, gradient norm %g, loss scale %g",
+                position.step,
+                result.loss,
+                result.grad_norm,
+                before.gradient_factor,
+            )
+        self.speed.count(self.session.plan.tokens_per_step)
+        self.heartbeat.beat("step", step=position.step, loss=finite(result.loss))
+        self._write(
+            "skip",
+            step=position.step,
+            loss=finite(result.loss),
+            grad_norm=finite(result.grad_norm),
+            **_skips(position),
         )
 
     def _evaluate_when_due(self, position: Position) -> None:
@@ -199,6 +238,12 @@ class Loop:
     def _write(self, event: str, **values: Any) -> None:
         if self.metrics is not None:
             self.metrics.write(event, **values)
+
+
+def _skips(position: Position) -> dict[str, float]:
+    """What lines of metrics say of steps without an update, and of the scale of the next step."""
+    scale = position.loss_scale
+    return {"skipped": position.skipped} | ({"loss_scale": scale.scale} if scale else {})
 
 
 class Speed:

@@ -1,6 +1,7 @@
 """What training reports: JSON lines (always), TensorBoard, tokens/s and MFU."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any, Final, Self
@@ -44,6 +45,11 @@ class MetricsWriter:
     def __exit__(self, *_: object) -> None:
         self._board.close()
         self._file.close()
+
+
+def finite(value: float | None) -> float | None:
+    """What JSON and those who read it can hold: None instead of infinity and NaN."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def flops_per_token(model: ModelConfig, sequence_length: int) -> float:

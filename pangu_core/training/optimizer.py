@@ -1,6 +1,6 @@
-"""AdamW over the parameters a rank owns, and the global gradient norm."""
+"""AdamW over the parameters a rank owns, and what is measured and done to their gradients."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -47,17 +47,38 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def squared_norm(parameters: Sequence[OwnedParameter]) -> float:
-    """This rank's share of the squared global gradient norm; repeated tensors count once."""
-    grads = [p.local.grad for p in parameters if p.is_counted and p.local.grad is not None]
-    if not grads:
-        return 0.0
-    norms = torch._foreach_norm([grad for grad in grads if grad.numel()])
-    return float(torch.stack([norm.double() for norm in norms]).square().sum())
+def measure_gradients(parameters: Sequence[OwnedParameter]) -> tuple[float, bool]:
+    """This rank's share of the squared global norm, and whether all its gradients are finite.
+
+    Repeated tensors count once in the norm, but are looked at as well: a copy that overflows on
+    one tensor rank alone would make the copies differ.
+    """
+    counted = [grad for owned, grad in _gradients(parameters) if owned.is_counted]
+    repeated = [grad for owned, grad in _gradients(parameters) if not owned.is_counted]
+    if not counted and not repeated:
+        return 0.0, True
+    norms = torch.stack(torch._foreach_norm(counted + repeated)).double()
+    square = norms[: len(counted)].square().sum()
+    # One transfer from the device for both. A norm is finite only if all of its elements are.
+    square_and_finite = torch.stack([square, norms.isfinite().all().double()]).tolist()
+    return square_and_finite[0], bool(square_and_finite[1])
 
 
-def clip_(parameters: Sequence[OwnedParameter], *, norm: float, limit: float) -> None:
-    """Scale gradients by limit / norm where the norm is above the limit; 0 means no limit."""
-    if limit and norm > limit:
-        grads = [p.local.grad for p in parameters if p.local.grad is not None and p.local.numel()]
-        torch._foreach_mul_(grads, limit / (norm + 1e-6))
+def clip_factor(norm: float, limit: float) -> float:
+    """What brings gradients of this norm to the limit; 1 if they are within, or for limit 0."""
+    return limit / (norm + 1e-6) if limit and norm > limit else 1.0
+
+
+def multiply_gradients_(parameters: Sequence[OwnedParameter], factor: float) -> None:
+    """Clip and take the loss scale out, in one pass; none for factor 1."""
+    if factor != 1.0:
+        torch._foreach_mul_([grad for _, grad in _gradients(parameters)], factor)
+
+
+def _gradients(
+    parameters: Sequence[OwnedParameter],
+) -> Iterator[tuple[OwnedParameter, torch.Tensor]]:
+    for owned in parameters:
+        grad = owned.local.grad
+        if grad is not None and grad.numel():
+            yield owned, grad

@@ -1,6 +1,6 @@
 """Everything one rank trains with, built once: model, optimizer, data, checkpoints."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -18,6 +18,7 @@ from pangu_core.model.gpt import Build, PanguModel
 from pangu_core.training import optimizer as optimizing
 from pangu_core.training import state
 from pangu_core.training.feed import Feed
+from pangu_core.training.loss_scale import LossScale
 from pangu_core.training.plan import Plan, settle
 from pangu_core.training.sharding import shard
 from pangu_core.training.state import Position
@@ -27,6 +28,7 @@ from pangu_core.workspace import RunPaths, resolve, workspace_root
 COMPUTE_DTYPES: Final = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
+    "fp16": torch.float16,
     "fp64": torch.float64,
 }
 # Key of the token files' fingerprint among a checkpoint's training settings.
@@ -97,8 +99,8 @@ class Session:
                 state.start_fresh(
                     self.replica.parameters, self.model_config, self.config.train.seed
                 )
-        optimizing.set_step(self.replica.optimizer, position.step)
-        return position, saved
+        optimizing.set_step(self.replica.optimizer, position.updates)
+        return replace(position, loss_scale=self._loss_scale(position)), saved
 
     def save(self, position: Position) -> Saved:
         """Write a checkpoint with all ranks, and drop those beyond the number to keep."""
@@ -107,6 +109,8 @@ class Session:
             run=self.config.run,
             layout=Layout(tp=self.place.tp.size, dp=self.place.dp.size),
             samples=position.samples,
+            skipped=position.skipped,
+            loss_scale=position.loss_scale,
             training={
                 "micro_batch_size": self.plan.micro_batch_size,
                 "sequence_length": self.plan.sequence_length,
@@ -135,6 +139,13 @@ class Session:
         )
         is_final = checkpoint.manifest.final
         return position, Saved(checkpoint.folder, checkpoint.manifest_sha256) if is_final else None
+
+    def _loss_scale(self, position: Position) -> LossScale | None:
+        """The stored one; a fresh one for what was trained in another precision so far."""
+        train = self.config.train
+        if train.precision != "fp16":
+            return None
+        return position.loss_scale or LossScale.start(train.loss_scale)
 
     def _check_story(self, checkpoint: Checkpoint) -> None:
         """Refuse to go on with other text, or to a step that lies behind."""
@@ -189,13 +200,6 @@ def _model_config(config: TrainConfig) -> ModelConfig:
 
 def _build(config: TrainConfig, place: Topology) -> Build:
     train = config.train
-    if train.precision not in COMPUTE_DTYPES:
-        raise ConfigError(
-            "train.precision",
-            seen=train.precision,
-            rule="is not built yet",
-            fix=f"use one of {', '.join(COMPUTE_DTYPES)}",
-        )
     compute = COMPUTE_DTYPES[train.precision]
     return Build(
         axis=place.tp,

@@ -1,4 +1,4 @@
-"""Training state to checkpoint and back: weights, moments, step and sample counter."""
+"""Training state to checkpoint and back: weights, moments, counters and loss scale."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,17 +9,47 @@ from pangu_core.checkpoint.manifest import MODEL, MOMENTS, Group, check_sizes, k
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.writer import Piece
 from pangu_core.config.model import ModelConfig
+from pangu_core.config.train import LossScaleConfig
 from pangu_core.layout import Slice
 from pangu_core.model.weights import draw_into
+from pangu_core.training.loss_scale import LossScale
 from pangu_core.training.sharding import OwnedParameter
+from pangu_core.training.step import StepResult
 
 
 @dataclass(frozen=True)
 class Position:
     """Where training stands; nothing else is needed to find the next sample."""
 
-    step: int = 0  # updates done
+    step: int = 0  # steps done, the skipped ones included
     samples: int = 0  # sequences consumed: the global sample counter
+    skipped: int = 0  # steps whose update was left out, because its numbers were not finite
+    loss_scale: LossScale | None = None  # of the next step; None: precision is not fp16
+
+    @property
+    def updates(self) -> int:
+        """Updates done: what the learning rate and the bias correction go by."""
+        return self.step - self.skipped
+
+    @property
+    def gradient_factor(self) -> float:
+        """What the next step's gradients are multiplied by while they are computed."""
+        return self.loss_scale.scale if self.loss_scale is not None else 1.0
+
+    def after(
+        self, result: StepResult, *, num_samples: int, settings: LossScaleConfig
+    ) -> "Position":
+        """Where training stands after one more step on this many samples."""
+        scale = self.loss_scale
+        if scale is not None and result.has_finite_loss:
+            # A loss is computed unscaled: if it is not finite, no other scale would help.
+            scale = scale.update(not result.is_applied, settings)
+        return Position(
+            self.step + 1,
+            self.samples + num_samples,
+            self.skipped + (not result.is_applied),
+            scale,
+        )
 
 
 def pieces(parameters: Sequence[OwnedParameter], optimizer: torch.optim.Optimizer) -> list[Piece]:
@@ -57,7 +87,10 @@ def restore(
     """
     check_sizes(checkpoint.manifest, model, source=checkpoint.folder)
     checkpoint.load_into(_wanted(parameters, optimizer))
-    return Position(checkpoint.manifest.step, checkpoint.manifest.samples)
+    manifest = checkpoint.manifest
+    stored = manifest.loss_scale
+    scale = LossScale(**vars(stored)) if stored is not None else None
+    return Position(manifest.step, manifest.samples, manifest.skipped, scale)
 
 
 def restore_weights(

@@ -1,5 +1,6 @@
 """One optimizer step: forward and backward over the micro-batches, clip, update."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,7 +33,13 @@ class StepResult:
     """What a step reports, equal on all ranks."""
 
     loss: float  # mean over the loss-bearing tokens of the global batch
-    grad_norm: float  # before clipping
+    grad_norm: float  # without loss scale, before clipping
+    is_applied: bool = True  # False: something was not finite, and no rank made the update
+
+    @property
+    def has_finite_loss(self) -> bool:
+        """Whether the loss is a number; if not, the loss scale is not to blame."""
+        return math.isfinite(self.loss)
 
 
 def token_loss(
@@ -56,6 +63,11 @@ def token_loss(
     return losses * _tensor(batch.loss_mask, device).flatten().to(losses.dtype)
 
 
+def backward(loss_sum: torch.Tensor, *, num_tokens: float, loss_scale: float) -> None:
+    """Add the gradients of loss_sum / num_tokens, times the scale, to the parameters'."""
+    (loss_sum / num_tokens).backward(torch.full_like(loss_sum, loss_scale))
+
+
 def accumulate(
     model: PanguModel,
     batches: Sequence[MicroBatch],
@@ -63,18 +75,20 @@ def accumulate(
     num_tokens: float,
     dropout: DropoutKey,
     device: torch.device,
+    loss_scale: float = 1.0,
 ) -> float:
     """Add up the gradients of this rank's micro-batches; returns its share of the loss sum.
 
     ``num_tokens`` is the global count of loss-bearing tokens: every micro-batch is divided by
     it, so that plain sums over ranks give the mean over the global batch.
+    ``loss_scale`` multiplies the gradients only.
     """
     total = 0.0
     for number, (index, batch) in enumerate(batches):
         sharding.set_gradient_sync(model, number == len(batches) - 1)
         key = DropoutKey(dropout.seed, dropout.step, index)
         loss = token_loss(model, batch, device, key).sum()
-        (loss / num_tokens).backward()
+        backward(loss, num_tokens=num_tokens, loss_scale=loss_scale)
         total += float(loss.detach())
     return total
 
@@ -87,8 +101,9 @@ def train_step(
     dropout: DropoutKey,
     rate: float,
     clip_norm: float,
+    loss_scale: float = 1.0,
 ) -> StepResult:
-    """Forward, backward, clip and update once.
+    """Forward, backward, clip and update once; no update if a number on any rank is not finite.
 
     Args:
         replica: what to train.
@@ -97,23 +112,33 @@ def train_step(
         dropout: key of the step; each micro-batch puts its own index in.
         rate: learning rate of this update.
         clip_norm: largest gradient norm, 0 for no limit.
+        loss_scale: factor of the gradients while they are computed.
     """
     parameters, place = replica.parameters, replica.place
     sharding.forget_gradients(parameters)
     loss_sum = accumulate(
-        replica.model, batches, num_tokens=num_tokens, dropout=dropout, device=place.device
+        replica.model,
+        batches,
+        num_tokens=num_tokens,
+        dropout=dropout,
+        device=place.device,
+        loss_scale=loss_scale,
     )
     for owned in parameters:
         owned.adopt_gradient()
     # Tensor ranks hold the same loss: count it once.
     own_loss = loss_sum if place.tp.rank == 0 else 0.0
-    own_square = optimizing.squared_norm(parameters)
-    loss_sum, square = sum_over_world([own_loss, own_square], place)
-    norm = square**0.5
-    optimizing.clip_(parameters, norm=norm, limit=clip_norm)
+    own_square, own_finite = optimizing.measure_gradients(parameters)
+    values = [own_loss, own_square, float(not own_finite)]
+    loss_sum, square, num_not_finite = sum_over_world(values, place)
+    loss, norm = loss_sum / num_tokens, square**0.5 / loss_scale
+    if num_not_finite or not math.isfinite(loss):
+        return StepResult(loss, math.nan if num_not_finite else norm, is_applied=False)
+    factor = optimizing.clip_factor(norm, clip_norm) / loss_scale
+    optimizing.multiply_gradients_(parameters, factor)
     optimizing.set_rate(replica.optimizer, rate)
     replica.optimizer.step()
-    return StepResult(loss=loss_sum / num_tokens, grad_norm=norm)
+    return StepResult(loss, norm)
 
 
 @torch.no_grad()

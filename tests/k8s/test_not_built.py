@@ -6,7 +6,6 @@ from pangu_core.errors import ConfigError
 ASKED_FOR = {
     "train.method": ["train.method=lora"],
     "train.lora": ["train.lora={rank: 4}"],
-    "train.precision": ["train.precision=fp16"],
     "model.from": ["model.from=https://host/w", "model.from=s3://b/w", "model.from=pvc://c/w"],
     "model.endpoint": ["model.endpoint=https://minio"],
     "model.secretRef": ["model.secretRef={name: s3}"],
