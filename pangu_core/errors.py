@@ -14,6 +14,7 @@ A pod's exit code is a message to whoever restarts it (docs/elasticity.md):
       TrainingError      5   the numbers went wrong (loss or gradient not finite)
       WorkspaceError     6   the volume: full, read-only, owned by another run
       StallError         7   a rank made no progress
+      RemoteError        8   a store elsewhere cannot be reached, or fails
       RendezvousError  201   peers or the store went away; the pod is replaced for free
       Stopped          143   asked to stop, state saved
 """
@@ -88,6 +89,12 @@ class StallError(PanguError):
     """A rank made no progress within its limit."""
 
     exit_code = 7
+
+
+class RemoteError(PanguError):
+    """A store elsewhere cannot be reached, or fails; it may be better later."""
+
+    exit_code = 8
 
 
 class RendezvousError(PanguError):

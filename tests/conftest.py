@@ -2,6 +2,10 @@
 
 import importlib.util
 import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,15 @@ from pangu_core.data.vocabulary import cache_folder
 
 CHECKOUT = Path(__file__).parents[1]
 CORPORA = ("vocab.model", "peoples_daily.txt", "pos.txt", "neg.txt")
+# A real HTTP S3 service; it ends when its standard input does.
+S3_SERVER = """
+import sys
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print("port", server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+"""
 NOT_RUN = pytest.StashKey[dict[str, tuple[int, str]]]()
 
 
@@ -28,6 +41,43 @@ def shared() -> Path:
 def corpora() -> Path:
     """The folder with the vocabulary and the corpora; their users are of tier ``corpora``."""
     return cache_folder()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The address of an S3 service on this machine, in a process of its own."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", S3_SERVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with server:
+        assert server.stdout
+        assert server.stdin
+        port = next(line.split()[1] for line in server.stdout if line.startswith("port "))
+        yield f"http://127.0.0.1:{port}"
+        server.stdin.close()
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a fresh bucket; credentials and endpoint are in the environment."""
+    settings = {
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_MAX_ATTEMPTS": "1",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    import fsspec  # slow, and few tests use it
+
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    fsspec.filesystem("s3", skip_instance_cache=True).mkdir(name)
+    return f"s3://{name}"
 
 
 def missing_tiers() -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""Files that lie elsewhere: s3://, https:// and what else fsspec knows."""
