@@ -7,13 +7,19 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from pangu_core.checkpoint.store import Saved
 from pangu_core.dist import sum_over_world
-from pangu_core.errors import EXIT_COMPLETE, EXIT_REJOIN, EXIT_STOPPED, DataError
+from pangu_core.errors import (
+    EXIT_COMPLETE,
+    EXIT_REJOIN,
+    EXIT_STOPPED,
+    DataError,
+    TrainingError,
+)
 from pangu_core.parallel.rng import DropoutKey
 from pangu_core.training.diagnosis import describe, find_faults
 from pangu_core.training.heartbeat import Heartbeat
 from pangu_core.training.metrics import MetricsWriter, finite, flops_per_token, utilisation
+from pangu_core.training.saving import Saving
 from pangu_core.training.schedule import learning_rate
 from pangu_core.training.session import Session, relative_to_workspace
 from pangu_core.training.signals import StopRequests
@@ -34,6 +40,15 @@ class Outcome:
     loss: float | None = None
     output: str | None = None  # the final checkpoint's folder, relative to the workspace
     manifest_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What all ranks know of each other before a step."""
+
+    num_tokens: float  # whose loss counts, in the global batch
+    must_stop: bool
+    are_all_idle: bool  # no rank has anything to do in the background
 
 
 class Loop:
@@ -58,17 +73,16 @@ class Loop:
         self.stop = stop
         self.heartbeat = heartbeat
         self.round_number = round_number
-        self.saved_step: int | None = None  # newest step that is on the disk
-        self.saved: Saved | None = None  # its folder, if it was written here or is the final one
+        self.saving = Saving(session, heartbeat=heartbeat, write=self._write)
         self.patience = Patience(session.config.train)
         self.metrics: MetricsWriter | None = None
         self.speed = Speed()
 
     def run(self) -> Outcome:
         """Train to the last step, or to the boundary at which all ranks agree to stop."""
-        position, self.saved = self.session.load()
-        self.saved_step = position.step or None
-        self.heartbeat.beat("start", step=position.step)
+        position, resumed = self.session.load(self.heartbeat.alive)
+        self.saving.resume(position, resumed)
+        self.heartbeat.beat("start", step=position.step, skipped=position.skipped)
         with self._open_metrics() as self.metrics:
             self._write(
                 "start",
@@ -77,18 +91,23 @@ class Loop:
                 round=self.round_number,
                 world_size=self.session.place.world_size,
             )
-            return self._train(position)
+            try:
+                return self._train(position)
+            except TrainingError as error:  # the numbers are the world's, so all ranks are here
+                self.saving.record_failure(error)
+                raise
 
     def _train(self, position: Position) -> Outcome:
         session, loss = self.session, None
         while position.step < session.plan.steps:
             batches = session.feed.training_batches(position.samples, session.place.dp)
-            num_tokens, terminated, regrouping = self._agree(batches)
-            if terminated or regrouping:
-                self._save(position)
+            agreed = self._agree(batches)
+            self._pause(self.saving.advance(are_all_idle=agreed.are_all_idle))
+            if agreed.must_stop:
+                self.saving.save_now(position)
                 code = EXIT_STOPPED if self.stop.must_go else EXIT_REJOIN
                 return Outcome(code, position.step, loss)
-            before, result = position, self._step(position, batches, num_tokens)
+            before, result = position, self._step(position, batches, agreed.num_tokens)
             loss = finite(result.loss)
             position = before.after(
                 result,
@@ -100,19 +119,22 @@ class Loop:
             else:
                 self._report_skip(before, position, result)
             if self.patience.is_over(result, before.loss_scale):
-                where = self._find_faults(before, batches, num_tokens)
+                where = self._find_faults(before, batches, agreed.num_tokens)
                 raise self.patience.error(position.step, result, before.loss_scale, where)
             self._evaluate_when_due(position)
-            if position.step % session.config.train.checkpoint.every_steps == 0:
-                self._save(position)
+            self._pause(self.saving.save_when_due(position, result))
         return self._complete(position, loss)
 
-    def _agree(self, batches: list[MicroBatch]) -> tuple[float, bool, bool]:
-        """One reduction a step: the global token count, and whether anyone was asked to stop."""
-        place = self.session.place
+    def _agree(self, batches: list[MicroBatch]) -> Agreement:
+        """One reduction a step."""
+        place, stop = self.session.place, self.stop
         own = sum(float(batch.loss_mask.sum()) for _, batch in batches)
-        values = [own if place.tp.rank == 0 else 0.0, self.stop.must_go, self.stop.must_regroup]
-        tokens, terminated, regrouping = sum_over_world([float(v) for v in values], place)
+        values = [
+            own if place.tp.rank == 0 else 0.0,
+            float(stop.must_go or stop.must_regroup),
+            float(self.saving.is_idle),
+        ]
+        tokens, stopping, idle = sum_over_world(values, place)
         if not tokens:
             raise DataError(
                 "a global batch",
@@ -120,7 +142,12 @@ class Loop:
                 rule="must hold at least one",
                 fix="raise train.globalBatchSize, or look at the mask beside the token files",
             )
-        return tokens, terminated > 0, regrouping > 0
+        return Agreement(tokens, stopping > 0, idle == place.world_size)
+
+    def _pause(self, has_paused: bool) -> None:
+        """Leave the time that something else than steps took out of the speed."""
+        if has_paused:
+            self.speed.restart()
 
     def _step(self, position: Position, batches: list[MicroBatch], num_tokens: float) -> StepResult:
         session, train = self.session, self.session.config.train
@@ -167,11 +194,11 @@ class Loop:
             grad_norm=result.grad_norm,
             tokens_per_second=speed,
             mfu=speed and utilisation(speed, flops, session.place.world_size, session.place.device),
-            **_skips(position),
             tokens=position.samples * session.plan.sequence_length,
             epoch=session.feed.epoch(position.samples),
             round=self.round_number,
             world_size=session.place.world_size,
+            **_skips(position),
         )
 
     def _report_skip(self, before: Position, position: Position, result: StepResult) -> None:
@@ -185,7 +212,9 @@ class Loop:
                 before.gradient_factor,
             )
         self.speed.count(self.session.plan.tokens_per_step)
-        self.heartbeat.beat("step", step=position.step, loss=finite(result.loss))
+        self.heartbeat.beat(
+            "step", step=position.step, loss=finite(result.loss), skipped=position.skipped
+        )
         self._write(
             "skip",
             step=position.step,
@@ -204,27 +233,17 @@ class Loop:
         self.heartbeat.beat("evaluate")
         batches = session.feed.validation_batches(settings.batches, session.place.dp)
         loss = evaluate(session.replica, batches)
-        self.heartbeat.beat("evaluate", validation_loss=loss)
-        self._write("evaluate", step=position.step, validation_loss=loss)
-        self.speed.restart()
-
-    def _save(self, position: Position) -> None:
-        """Save unless this very step is on the disk already."""
-        if position.step == 0 or self.saved_step == position.step:
-            return
-        self.heartbeat.beat("save")
-        begin = time.monotonic()
-        self.saved = self.session.save(position)
-        self.saved_step = position.step
-        self._write("save", step=position.step, seconds=time.monotonic() - begin)
+        self.heartbeat.beat("evaluate", validation_loss=finite(loss))
+        if finite(loss) is None:
+            logger.warning("step %d: the validation loss is %g", position.step, loss)
+        else:
+            self._write("evaluate", step=position.step, validation_loss=loss)
+            self.saving.evaluated(loss)
         self.speed.restart()
 
     def _complete(self, position: Position, loss: float | None) -> Outcome:
         """The final checkpoint's manifest is the proof of success."""
-        saved = self.saved if self.saved_step == position.step else None
-        if saved is None:
-            self.heartbeat.beat("save")
-            saved = self.session.save(position)
+        saved = self.saving.save_final(position)
         output = relative_to_workspace(saved.folder)
         self.heartbeat.beat("done", output=output, manifest_sha256=saved.manifest_sha256)
         return Outcome(EXIT_COMPLETE, position.step, loss, output, saved.manifest_sha256)

@@ -219,6 +219,7 @@ def _training(weights: Weights, cut: Cut, plan: _Plan) -> dict[str, Any]:
     """What the port's own trainer goes on from, random states aside (``--no-load-rng``)."""
     model, train = weights.header.model, weights.header.training.get("train", {})
     settings = OptimizerConfig.model_validate(train.get("optimizer", {}))
+    updates = weights.step - weights.header.skipped
     is_matrix = {
         stored.parameters[0]: len(row[WEIGHTS].shape) > 1 for stored, row in plan.promises.items()
     }
@@ -233,10 +234,10 @@ def _training(weights: Weights, cut: Cut, plan: _Plan) -> dict[str, Any]:
             states,
             shapes=[plan.promises[stored][WEIGHTS].shape for stored in order],
             settings=settings,
-            step=weights.step,
+            step=updates,
         ),
         "lr_scheduler": port_schedule(
-            settings, step=weights.step, steps=train.get("steps", weights.step)
+            settings, step=updates, steps=train.get("steps", weights.step)
         ),
     }
 
