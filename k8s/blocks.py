@@ -5,8 +5,9 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from k8s.placement import Name, PodSettings, Quantity, Reference
-from pangu_core.config.base import Items, Positive, Settings, Size
+from k8s.marks import marked, unfilled
+from k8s.placement import Few, Name, PodSettings, Quantity, Reference
+from pangu_core.config.base import Positive, Settings, Size
 from pangu_core.config.model import PRESETS, Activation, ModelConfig
 from pangu_core.config.stages import DataSettings
 from pangu_core.loading import broken_rule
@@ -40,8 +41,16 @@ def _readable_source(source: str) -> str:
     return source
 
 
-WorkspacePath = Annotated[str, AfterValidator(_inside_the_workspace)]
-Source = Annotated[str, AfterValidator(_readable_source)]
+PATH_LIMIT: Final = 1024
+WorkspacePath = Annotated[
+    str,
+    Field(max_length=PATH_LIMIT),
+    AfterValidator(_inside_the_workspace),
+    marked("WorkspacePath"),
+]
+Source = Annotated[
+    str, Field(max_length=PATH_LIMIT), AfterValidator(_readable_source), marked("Source")
+]
 
 
 class SecretName(Settings):
@@ -69,7 +78,9 @@ class WorkspaceBlock(Settings):
     """Size of a claim to make; it outlives the job."""
     storage_class_name: Name | None = None
     """Storage class of a claim to make; default: the cluster's."""
-    access_mode: Literal["ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"] = "ReadWriteMany"
+    access_mode: Annotated[
+        Literal["ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"], unfilled()
+    ] = "ReadWriteMany"
     """Access mode of a claim to make."""
 
     @model_validator(mode="after")
@@ -158,7 +169,7 @@ class WeightedInput(Settings):
 class DataBlock(Remote, DataSettings):
     """Text to train on."""
 
-    input: Source | Items[WeightedInput]
+    input: Source | Few[WeightedInput]
     """Glob of text files in the workspace, https://, s3:// or pvc://, or a list with weights."""
     format: Literal["text", "jsonl", "chat"] = "text"
     """text: documents separated by blank lines; jsonl: one JSON object a line; chat: messages."""

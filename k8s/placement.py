@@ -3,11 +3,12 @@
 Fields have Kubernetes' names and meaning. There is no hostPath and no second container.
 """
 
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from k8s import names
+from k8s.marks import keyed, marked
 from pangu_core.config.base import Items, Positive, Settings
 from pangu_core.loading import broken_rule
 
@@ -15,8 +16,12 @@ Name = Annotated[str, Field(min_length=1, max_length=253)]
 
 
 def _as_text(value: Any) -> Any:
-    """Quantities may be written as numbers."""
-    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    """Whole quantities may be written as numbers, as the API server allows it."""
+    if isinstance(value, float):
+        raise broken_rule(
+            "must be a whole number or text", f'write "{value:g}", or 500m for a half'
+        )
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _not_reserved_variable(name: str) -> str:
@@ -44,23 +49,63 @@ def _not_reserved_path(path: str) -> str:
     return path
 
 
+def _distinct(key: str) -> AfterValidator:
+    """Refuses a list that has two items with the same key, as the API server does."""
+
+    def check(items: tuple[Any, ...]) -> tuple[Any, ...]:
+        seen = set()
+        for item in items:
+            if (value := getattr(item, key)) in seen:
+                raise broken_rule(f"has {value} twice", "keep one of them")
+            seen.add(value)
+        return items
+
+    return AfterValidator(check)
+
+
+# How many there may be of each: without a bound the API server takes a rule about the items for
+# too costly.
+FEW: Final = 32
+MANY: Final = 128
+T = TypeVar("T")
+Few = Annotated[Items[T], Field(max_length=FEW)]
 Quantity = Annotated[
-    str, BeforeValidator(_as_text), Field(pattern=r"^\d+(\.\d+)?(m|k|Ki|[MGTPE]i?)?$")
+    str,
+    Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|[MGTPE]i?)?$", max_length=32),
+    BeforeValidator(_as_text),
+    marked("Quantity"),
 ]
 LabelKey = Annotated[
     str,
     Field(pattern=r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"),
 ]
 LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$")]
-Labels = Annotated[dict[LabelKey, LabelValue], AfterValidator(_not_reserved_label)]
-Annotations = Annotated[dict[LabelKey, str], AfterValidator(_not_reserved_label)]
+Labels = Annotated[
+    dict[LabelKey, LabelValue],
+    Field(max_length=FEW),
+    AfterValidator(_not_reserved_label),
+    marked("OwnLabels"),
+]
+Annotations = Annotated[
+    dict[LabelKey, str],
+    Field(max_length=FEW),
+    AfterValidator(_not_reserved_label),
+    marked("OwnLabels"),
+]
 VariableName = Annotated[
-    str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), AfterValidator(_not_reserved_variable)
+    str,
+    Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=253),
+    AfterValidator(_not_reserved_variable),
+    marked("VariableName"),
 ]
 VolumeName = Annotated[
     str,
-    Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"),
+    Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=63),
     AfterValidator(_not_reserved_volume),
+    marked("VolumeName"),
+]
+MountPath = Annotated[
+    str, Field(max_length=1024), AfterValidator(_not_reserved_path), marked("MountPath")
 ]
 
 
@@ -81,8 +126,8 @@ class KeyReference(Settings):
 class Resources(Settings):
     """What a container asks for. Empty: nothing, not even a GPU."""
 
-    requests: dict[Name, Quantity] = Field(default_factory=dict)
-    limits: dict[Name, Quantity] = Field(default_factory=dict)
+    requests: Annotated[dict[Name, Quantity], Field(max_length=FEW)] = Field(default_factory=dict)
+    limits: Annotated[dict[Name, Quantity], Field(max_length=FEW)] = Field(default_factory=dict)
 
     def without_devices(self) -> "Resources":
         """The same without extended resources, whose names have a domain (GPUs, RDMA)."""
@@ -198,7 +243,7 @@ class VolumeMount(Settings):
     """Where a further volume is mounted."""
 
     name: VolumeName
-    mount_path: Annotated[str, AfterValidator(_not_reserved_path)]
+    mount_path: MountPath
     sub_path: str | None = None
     read_only: bool | None = None
 
@@ -209,9 +254,9 @@ class PodSettings(Settings):
     resources: Resources | None = None
     """Requests and limits; default: nvidia.com/gpu = processesPerNode for train and the service,
     nothing for other stages. Given, it holds as it is: name the GPUs in it, or train on CPUs."""
-    node_selector: dict[str, str] = Field(default_factory=dict)
+    node_selector: Annotated[dict[str, str], Field(max_length=FEW)] = Field(default_factory=dict)
     """Labels a node must have."""
-    tolerations: Items[Toleration] = ()
+    tolerations: Few[Toleration] = ()
     """Taints to bear, beside not-ready and unreachable for 30 seconds."""
     affinity: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Kubernetes' affinity, passed on as it is."""
@@ -227,15 +272,15 @@ class PodSettings(Settings):
     """Service account; its token is never mounted."""
     image_pull_policy: Annotated[str, Field(pattern="^(Always|IfNotPresent|Never)$")] | None = None
     """When the image is pulled; default: Kubernetes' own."""
-    image_pull_secrets: Items[Reference] = ()
+    image_pull_secrets: Few[Reference] = ()
     """Secrets for the registry."""
-    env: Items[Variable] = ()
+    env: Annotated[Items[Variable], Field(max_length=MANY), _distinct("name"), keyed("name")] = ()
     """Further environment variables."""
-    env_from: Items[VariablesSource] = ()
+    env_from: Few[VariablesSource] = ()
     """Further environment variables from ConfigMaps and Secrets."""
-    volumes: Items[Volume] = ()
+    volumes: Annotated[Few[Volume], _distinct("name"), keyed("name")] = ()
     """Further volumes."""
-    volume_mounts: Items[VolumeMount] = ()
+    volume_mounts: Annotated[Few[VolumeMount], _distinct("mount_path"), keyed("mountPath")] = ()
     """Where they are mounted."""
     labels: Labels = Field(default_factory=dict)
     """Further labels of the pods."""

@@ -1,17 +1,23 @@
-"""A job's status: what is stored in the PanguJob's ``status`` and in runs/<name>/status.json.
+"""The status of a job and of a service: what is stored in the objects' ``status``.
+
+A job's is in runs/<name>/status.json as well.
 
 Plain frozen values; ``to_dict`` gives the camelCase form with RFC 3339 times, ``from_dict`` reads
 it back. Times are whole unix seconds, as metav1.Time has no fractions.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter
+from pydantic import BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter, WithJsonSchema
 from pydantic.alias_generators import to_camel
+
+from k8s.marks import keyed
+from pangu_core.config.base import FIELD_DOCS_VARIABLE
 
 Phase = Literal["Pending", "Running", "Restarting", "Suspending", "Suspended", "Complete", "Failed"]
 StageState = Literal["Pending", "Running", "Succeeded", "Skipped", "Failed"]
@@ -19,7 +25,12 @@ Outcome = Literal["Succeeded", "Skipped", "Failed", "Stopped"]
 Truth = Literal["True", "False", "Unknown"]
 
 # Unknown keys are dropped, so that an older reader copes with a newer writer's status.
-CAMEL: Final = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore")
+CAMEL: Final = ConfigDict(
+    alias_generator=to_camel,
+    populate_by_name=True,
+    extra="ignore",
+    use_attribute_docstrings=FIELD_DOCS_VARIABLE in os.environ,
+)
 
 
 def to_rfc3339(seconds: int) -> str:
@@ -33,7 +44,10 @@ def from_rfc3339(text: Any) -> Any:
 
 
 Time = Annotated[
-    int, BeforeValidator(from_rfc3339), PlainSerializer(to_rfc3339, when_used="unless-none")
+    int,
+    BeforeValidator(from_rfc3339),
+    PlainSerializer(to_rfc3339, when_used="unless-none"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 
 
@@ -58,7 +72,8 @@ class PodExit:
     replica: str
     code: int
     step: int | None = None
-    pod_uids: tuple[str, ...] = ()  # pods of this replica that were counted and may still be seen
+    pod_uids: tuple[str, ...] = ()
+    """Pods of this replica that were counted and may still be seen."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +84,13 @@ class Attempt:
     stage: str
     number: int
     created_at: Time
-    seen: bool = False  # its main object was observed, so its absence means deletion
-    short_since: Time | None = None  # since when fewer pods than the minimum run
+    seen: bool = False
+    """Its main object was observed, so its absence means deletion."""
+    short_since: Time | None = None
+    """Since when fewer pods than the minimum run."""
+    min_nodes: int | None = None
+    """Of training: the world sizes that its pods were told."""
+    max_nodes: int | None = None
     exits: tuple[PodExit, ...] = ()
 
 
@@ -99,8 +119,10 @@ class StageStatus:
     __pydantic_config__: ClassVar[ConfigDict] = CAMEL
     name: str
     state: StageState = "Pending"
-    attempt: int = 0  # the highest number used so far
-    settings_hash: str = ""  # of the settings that the latest attempt ran with
+    attempt: int = 0
+    """The highest number used so far."""
+    settings_hash: str = ""
+    """Of the settings that the latest attempt ran with."""
     started_at: Time | None = None
     ended_at: Time | None = None
     output: str | None = None
@@ -128,21 +150,39 @@ class ProgressStatus:
 
 
 @dataclass(frozen=True)
+class Summary:
+    """What ``kubectl get`` shows: a column can show one field, and as it is."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CAMEL
+    nodes: str = ""
+    """Trainers that run, and how many may, e.g. 2/4."""
+    progress: str = ""
+    """E.g. 34%."""
+    loss: str = ""
+    restarts: str = ""
+    """Charges within the window, and how many may be, e.g. 1/5."""
+
+
+@dataclass(frozen=True)
 class JobStatus:
     """Everything that the next reconcile has to remember."""
 
     __pydantic_config__: ClassVar[ConfigDict] = CAMEL
     phase: Phase = "Pending"
     observed_generation: int = 0
-    conditions: tuple[Condition, ...] = ()
-    stages: tuple[StageStatus, ...] = ()
+    conditions: Annotated[tuple[Condition, ...], keyed("type")] = ()
+    stages: Annotated[tuple[StageStatus, ...], keyed("name")] = ()
     attempt: Attempt | None = None
     history: tuple[PastAttempt, ...] = ()
-    charges: tuple[Time, ...] = ()  # when the restart budget was charged, within its window
-    restarts: dict[str, int] = field(default_factory=dict)  # cause -> count
+    charges: tuple[Time, ...] = ()
+    """When the restart budget was charged, within its window."""
+    restarts: dict[str, int] = field(default_factory=dict)
+    """Cause -> count."""
     retry_at: Time | None = None
     progress: ProgressStatus | None = None
-    started_at: Time | None = None  # first attempt since the job was created or resumed
+    summary: Summary | None = None
+    started_at: Time | None = None
+    """First attempt since the job was created or resumed."""
     completed_at: Time | None = None
     exit_code: int | None = None
 
@@ -158,6 +198,21 @@ class JobStatus:
     def condition(self, kind: str) -> Condition | None:
         """The condition of a type."""
         return next((c for c in self.conditions if c.type == kind), None)
+
+
+@dataclass(frozen=True)
+class ServiceStatus:
+    """The pods of a service, and where it answers."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CAMEL
+    observed_generation: int = 0
+    conditions: Annotated[tuple[Condition, ...], keyed("type")] = ()
+    replicas: int = 0
+    ready_replicas: int = 0
+    updated_replicas: int = 0
+    selector: str = ""
+    """Of its pods, as text: the scale subresource reads it."""
+    address: str | None = None
 
 
 def to_dict(status: JobStatus) -> dict[str, Any]:

@@ -11,6 +11,8 @@ _PLAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
 _WORDS: Final = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 _BASE: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _UNLIMITED: Final = 2**30
+_MAP: Final = "tag:yaml.org,2002:map"
+_SEQUENCE: Final = "tag:yaml.org,2002:seq"
 
 
 class _Dumper(_BASE):  # type: ignore[misc]
@@ -26,6 +28,10 @@ class _QuotingDumper(_Dumper):
 
 class _PrettyDumper(_Dumper):
     """Quotes strings that need it; text of several lines is a block, numbers stand in a row."""
+
+
+class _CompactDumper(_PrettyDumper):
+    """Writes what holds nothing but scalars on one line."""
 
 
 def one_line(value: Any) -> str:
@@ -50,10 +56,17 @@ def pretty_documents(values: Iterable[Any]) -> str:
     return _pretty(values, explicit_start=True)
 
 
-def _pretty(values: Iterable[Any], *, explicit_start: bool = False) -> str:
+def compact(value: Any) -> str:
+    """As ``pretty``, with every innermost mapping or list on one line."""
+    return _pretty([value], dumper=_CompactDumper)
+
+
+def _pretty(
+    values: Iterable[Any], *, explicit_start: bool = False, dumper: Any = _PrettyDumper
+) -> str:
     text: str = yaml.dump_all(
         values,
-        Dumper=_PrettyDumper,
+        Dumper=dumper,
         default_flow_style=False,
         width=_UNLIMITED,
         sort_keys=False,
@@ -75,7 +88,19 @@ def _readable(dumper: Any, text: str) -> Any:
 
 def _in_a_row(dumper: Any, values: list[Any]) -> Any:
     numbers = bool(values) and all(isinstance(value, int) for value in values)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=numbers)
+    return dumper.represent_sequence(_SEQUENCE, values, flow_style=numbers)
+
+
+def _compact_mapping(dumper: Any, values: dict[Any, Any]) -> Any:
+    return dumper.represent_mapping(_MAP, values, flow_style=_is_innermost(values.values()))
+
+
+def _compact_sequence(dumper: Any, values: list[Any]) -> Any:
+    return dumper.represent_sequence(_SEQUENCE, values, flow_style=_is_innermost(values))
+
+
+def _is_innermost(values: Iterable[Any]) -> bool:
+    return not any(isinstance(value, dict | list) for value in values)
 
 
 def _is_block(text: str) -> bool:
@@ -88,3 +113,5 @@ def _is_block(text: str) -> bool:
 _QuotingDumper.add_representer(str, _quoted)
 _PrettyDumper.add_representer(str, _readable)
 _PrettyDumper.add_representer(list, _in_a_row)
+_CompactDumper.add_representer(dict, _compact_mapping)
+_CompactDumper.add_representer(list, _compact_sequence)
