@@ -1,11 +1,15 @@
 """Phase and metav1 conditions of a job, derived from the rest of its status. Pure."""
 
 from dataclasses import replace
+from typing import Final
 
 from controller.observe import AttemptView, Observed
 from controller.status import with_condition
+from controller.workspace_claim import workspace_problem
 from k8s.status import JobStatus, Phase, Truth
+from pangu_core.errors import shorten
 
+MESSAGE_LIMIT: Final = 1_000
 Finding = tuple[Truth, str, str]  # status, reason, message
 
 
@@ -26,7 +30,9 @@ def with_conditions(
     phase = _phase(status, running, is_suspended=observed.job.suspend, is_clear=is_clear)
     status = replace(status, phase=phase)
     findings: dict[str, Finding] = {
-        "Accepted": ("True", "Valid", ""),
+        "Accepted": _accepted(observed),
+        "Queued": _queued(observed, view),
+        "Scheduled": _scheduled(observed, view),
         "Running": _running(status, running),
         "Progressing": _progressing(status, observed, view),
         "Suspended": _suspended(status),
@@ -48,6 +54,37 @@ def _phase(status: JobStatus, running: int, *, is_suspended: bool, is_clear: boo
     if not status.attempt and any(p.outcome in ("Failed", "Stopped") for p in status.history[-1:]):
         return "Restarting"
     return "Pending"
+
+
+def _accepted(observed: Observed) -> Finding:
+    problem = workspace_problem(observed)
+    return ("False", problem.reason, problem.message) if problem else ("True", "Valid", "")
+
+
+def _queued(observed: Observed, view: AttemptView | None) -> Finding:
+    if not observed.job.is_queued:
+        return "False", "NoQueue", ""
+    if view and view.is_suspended:
+        return "True", "WaitingForAdmission", "the queue has not admitted the pods yet"
+    return "False", "Admitted" if view else "NoAttempt", ""
+
+
+def _scheduled(observed: Observed, view: AttemptView | None) -> Finding:
+    """Why pods do not run yet: what the API server, the operator, the scheduler or a kubelet says."""
+    if observed.refusal:
+        return "False", "Refused", shorten(observed.refusal, MESSAGE_LIMIT)
+    if view is None:
+        return "False", "NoPods", ""
+    waiting = [(pod.name, pod.waiting) for pod in view.pods if pod.waiting]
+    if waiting:
+        name, why = waiting[0]
+        others = f" (and {len(waiting) - 1} more)" if len(waiting) > 1 else ""
+        return "False", why.reason, shorten(f"pod {name}{others}: {why.message}", MESSAGE_LIMIT)
+    if view.trouble:
+        return "False", view.trouble.reason, shorten(view.trouble.message, MESSAGE_LIMIT)
+    if not view.pods:
+        return "False", "NoPods", ""
+    return "True", "AllPodsPlaced", ""
 
 
 def _running(status: JobStatus, running: int) -> Finding:

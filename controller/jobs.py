@@ -30,6 +30,13 @@ def job_view(job: PanguJob, *, generation: int = 1, backoff_seconds: float = 10.
         deadline_seconds=spec.limits.deadline_seconds,
         grace_seconds=spec.pods_for(names.TRAIN).grace_period,
         backoff_seconds=backoff_seconds,
+        min_nodes=spec.train.nodes.min,
+        max_nodes=spec.train.nodes.max,
+        is_queued=spec.queue is not None,
+        ttl_seconds=spec.ttl_seconds_after_finished,
+        claim=spec.workspace.claim_name or names.workspace_claim(job.name),
+        makes_claim=spec.workspace.claim_name is None,
+        needs_many=spec.spreads,
     )
 
 

@@ -5,8 +5,8 @@ read by the same code.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from k8s import names
@@ -14,6 +14,7 @@ from k8s.status import JobStatus, from_rfc3339
 from pangu_core.messages import Progress, Termination
 
 MAIN_KINDS: Final = ("Job", "PyTorchJob")
+STARTING: Final = "ContainerCreating"  # the kubelet's word while all is well
 REPLICA_INDEX: Final = "training.kubeflow.org/replica-index"
 
 
@@ -44,6 +45,29 @@ class JobView:
     grace_seconds: int = 120
     backoff_seconds: float = 10.0  # of the first retry; doubles
     stall_seconds: float = 600.0  # second line of stall detection, behind the launcher's own
+    min_nodes: int = 1
+    max_nodes: int = 1
+    is_queued: bool = False  # another controller says when its pods may be
+    ttl_seconds: int | None = None  # delete the object so long after its end
+    claim: str = ""  # the workspace's; empty: nobody looks at it
+    makes_claim: bool = False
+    needs_many: bool = False  # pods on several nodes mount the claim
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Why something does not run yet."""
+
+    reason: str  # a CamelCase word
+    message: str
+
+
+@dataclass(frozen=True)
+class ClaimView:
+    """The workspace's claim."""
+
+    phase: str  # Pending, Bound, Lost
+    access_modes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -61,6 +85,8 @@ class PodView:
     finished_at: int | None = None
     kill_at: int | None = None  # end of its grace period, once it is being deleted
     disrupted: bool = False  # evicted, preempted, or deleted before it ended
+    waiting: Waiting | None = None  # why it does not run yet
+    is_lost: bool = False  # its node is not ready
 
     @property
     def is_active(self) -> bool:
@@ -82,6 +108,9 @@ class AttemptView:
     deleting: bool = False  # nothing but helpers is left to ask deletion for
     pods: tuple[PodView, ...] = ()  # the store's pod is not among them
     progress: Progress | None = None  # the launcher's answer; None: nobody answered
+    replicas: int | None = None  # workers that a PyTorchJob asks for
+    is_suspended: bool = False  # held by a queue
+    trouble: Waiting | None = None  # why its pods cannot be created
 
     @property
     def is_finished(self) -> bool:
@@ -96,6 +125,8 @@ class Observed:
     job: JobView
     status: JobStatus
     attempts: tuple[AttemptView, ...] = ()
+    claim: ClaimView | None = None
+    refusal: str = ""  # why the last write failed, in the API server's words
 
     def attempt(self, stage: str, number: int) -> AttemptView | None:
         """The view of one attempt, if any object of it exists."""
@@ -103,25 +134,33 @@ class Observed:
 
 
 def attempts_of(
-    objects: Iterable[Mapping[str, Any]], *, progress: Mapping[tuple[str, int], Progress]
+    objects: Iterable[Mapping[str, Any]],
+    *,
+    progress: Mapping[tuple[str, int], Progress],
+    lost_nodes: Collection[str] = (),
+    trouble: Mapping[tuple[str, int], Waiting] | None = None,
 ) -> tuple[AttemptView, ...]:
     """Views of every attempt of which any object exists.
 
     Args:
         objects: manifests with status, of one job; those without our labels are left out.
         progress: answers of launchers by (stage, attempt).
+        lost_nodes: names of nodes that are not ready.
+        trouble: by (stage, attempt), why pods cannot be created.
     """
     groups: dict[tuple[str, int], list[Mapping[str, Any]]] = defaultdict(list)
     for item in objects:
         marks = item["metadata"].get("labels", {})
         if names.STAGE_LABEL in marks and names.ATTEMPT_LABEL in marks:
             groups[marks[names.STAGE_LABEL], int(marks[names.ATTEMPT_LABEL])].append(item)
-    return tuple(
-        _attempt_view(key, items, progress.get(key)) for key, items in sorted(groups.items())
-    )
+    views = []
+    for key, items in sorted(groups.items()):
+        view = _attempt_view(key, items, progress.get(key), lost_nodes)
+        views.append(replace(view, trouble=(trouble or {}).get(key)))
+    return tuple(views)
 
 
-def pod_view(pod: Mapping[str, Any]) -> PodView:
+def pod_view(pod: Mapping[str, Any], lost_nodes: Collection[str] = ()) -> PodView:
     """The view of a Pod; of several containers the first counts."""
     metadata, status = pod["metadata"], pod.get("status", {})
     ended = _terminated(status)
@@ -139,6 +178,8 @@ def pod_view(pod: Mapping[str, Any]) -> PodView:
         finished_at=finished_at,
         kill_at=from_rfc3339(metadata.get("deletionTimestamp")),
         disrupted=_is_disrupted(status) or _was_deleted_before(metadata, finished_at),
+        waiting=_waiting(status),
+        is_lost=pod.get("spec", {}).get("nodeName") in lost_nodes,
     )
 
 
@@ -153,6 +194,7 @@ def _attempt_view(
     key: tuple[str, int],
     items: list[Mapping[str, Any]],
     progress: Progress | None,
+    lost_nodes: Collection[str],
 ) -> AttemptView:
     main = next((o for o in items if o["kind"] in MAIN_KINDS), None)
     helpers = [o for o in items if is_of_the_store(o)]
@@ -170,9 +212,36 @@ def _attempt_view(
         failure=": ".join(t for t in (failure.get("reason"), failure.get("message")) if t),
         has_helpers=any("deletionTimestamp" not in o["metadata"] for o in helpers),
         deleting=all("deletionTimestamp" in o["metadata"] for o in owners or pods),
-        pods=tuple(pod_view(p) for p in pods),
+        pods=tuple(pod_view(p, lost_nodes) for p in pods),
         progress=progress,
+        **_of_pytorch_job(main),
     )
+
+
+def _of_pytorch_job(main: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a PyTorchJob says beyond its conditions."""
+    if main is None or main["kind"] != "PyTorchJob":
+        return {}
+    spec = main["spec"]
+    return {
+        "replicas": spec["pytorchReplicaSpecs"]["Worker"].get("replicas", 1),
+        "is_suspended": spec.get("runPolicy", {}).get("suspend", False),
+    }
+
+
+def _waiting(status: Mapping[str, Any]) -> Waiting | None:
+    """The scheduler's word, else the kubelet's."""
+    if status.get("phase", "Pending") != "Pending":
+        return None
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            reason = condition.get("reason", "Unschedulable")
+            return Waiting(reason, condition.get("message", ""))
+    for container in status.get("containerStatuses", ()):
+        state = container.get("state", {}).get("waiting") or {}
+        if state.get("reason", STARTING) not in (STARTING, "PodInitializing"):
+            return Waiting(state["reason"], state.get("message", ""))
+    return None
 
 
 def _terminated(status: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 
 from controller.budget import charged, is_exhausted, retry_at
 from controller.conditions import with_conditions
-from controller.observe import AttemptView, JobView, Observed, StagePlan
+from controller.observe import AttemptView, JobView, Observed, PodView, StagePlan
+from controller.size import needs_new_size
 from controller.status import PROGRESS_PERIOD_SECONDS, with_history, with_restart, with_stage
 from controller.verdict import Verdict, gone, is_repeated, judge, replacements
+from controller.workspace_claim import workspace_problem
 from k8s.status import Attempt, JobStatus, PastAttempt, ProgressStatus, StageStatus
 
 
@@ -48,7 +50,34 @@ class Release:
     attempt: int
 
 
-Action = Create | Delete | Release
+@dataclass(frozen=True)
+class Scale:
+    """Set how many workers a PyTorchJob asks for."""
+
+    stage: str
+    attempt: int
+    replicas: int
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Delete a pod at once, without waiting for its node, which is lost."""
+
+    pod: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class MakeClaim:
+    """Create the workspace's claim."""
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Delete the job itself: its time to live after its end is over."""
+
+
+Action = Create | Delete | Release | Scale | Kill | MakeClaim | Remove
 
 
 @dataclass(frozen=True)
@@ -71,8 +100,8 @@ def reconcile(observed: Observed, now: float) -> Decision:
     status = _with_plan(observed.status, job)
     status = _follow(status, observed, clock)
     if not status.is_terminal:
-        is_clear = not _leftovers(status, observed, clock)
-        status = _advance(status, job, is_clear=is_clear, now=clock)
+        is_ready = not _leftovers(status, observed, clock) and not workspace_problem(observed)
+        status = _advance(status, job, is_ready=is_ready, now=clock)
     is_clear = not _leftovers(status, observed, clock)  # a stop leaves something over
     status = with_conditions(status, observed, is_clear=is_clear, now=clock)
     actions = _actions(status, observed, clock)
@@ -116,7 +145,7 @@ def _follow(status: JobStatus, observed: Observed, now: int) -> JobStatus:
 def _counted(attempt: Attempt, plan: StagePlan, view: AttemptView, now: int) -> Attempt:
     """The live attempt, marked as seen, with the time since when it is short of pods."""
     running = sum(p.phase != "Pending" and p.phase != "Failed" for p in view.pods)
-    short = running < plan.min_pods
+    short = running < plan.min_pods and not view.is_suspended  # a queue's wait has no limit here
     before = attempt.short_since
     since = (now if before is None else before) if short else None
     return replace(attempt, seen=attempt.seen or view.has_main, short_since=since)
@@ -204,7 +233,7 @@ def _failed(status: JobStatus, stage: StageStatus, code: int | None, now: int) -
     return replace(status, phase="Failed", completed_at=now, retry_at=None, exit_code=code or 1)
 
 
-def _advance(status: JobStatus, job: JobView, *, is_clear: bool, now: int) -> JobStatus:
+def _advance(status: JobStatus, job: JobView, *, is_ready: bool, now: int) -> JobStatus:
     """Move a job that has not ended: suspend it, end it, or start its next attempt."""
     if job.suspend:
         if status.attempt:
@@ -216,13 +245,16 @@ def _advance(status: JobStatus, job: JobView, *, is_clear: bool, now: int) -> Jo
     deadline = _deadline(status, job)
     if deadline is not None and now >= deadline:
         return _past_deadline(status, job, now)
-    if status.attempt or not is_clear or now < (status.retry_at or 0):
+    if status.attempt and needs_new_size(status.attempt, job):
+        stop = Verdict("Stopped", "Resized", message=f"{job.min_nodes} to {job.max_nodes} nodes")
+        return _end(status, job, stop, now)
+    if status.attempt or not is_ready or now < (status.retry_at or 0):
         return status
     plan = next(p for p in job.stages if not status.stage(p.name).is_done)
-    return _started(status, plan, now)
+    return _started(status, plan, job, now)
 
 
-def _started(status: JobStatus, plan: StagePlan, now: int) -> JobStatus:
+def _started(status: JobStatus, plan: StagePlan, job: JobView, now: int) -> JobStatus:
     before = status.stage(plan.name)
     number = before.attempt + 1
     stage = replace(
@@ -235,7 +267,14 @@ def _started(status: JobStatus, plan: StagePlan, now: int) -> JobStatus:
     )
     return replace(
         with_stage(status, stage),
-        attempt=Attempt(plan.name, number, created_at=now, short_since=now),
+        attempt=Attempt(
+            plan.name,
+            number,
+            created_at=now,
+            short_since=now,
+            min_nodes=job.min_nodes if plan.needs_manifest else None,
+            max_nodes=job.max_nodes if plan.needs_manifest else None,
+        ),
         retry_at=None,
         started_at=now if status.started_at is None else status.started_at,
     )
@@ -263,7 +302,9 @@ def _past_deadline(status: JobStatus, job: JobView, now: int) -> JobStatus:
 def _actions(status: JobStatus, observed: Observed, now: int) -> tuple[Action, ...]:
     """What brings the objects in line with the status."""
     actions: list[Action] = []
-    live = status.attempt
+    job, live = observed.job, status.attempt
+    if job.claim and job.makes_claim and observed.claim is None and not status.is_terminal:
+        actions.append(MakeClaim())
     if live and not live.seen:
         actions.append(Create(live.stage, live.number))
     leftovers = _leftovers(status, observed, now)
@@ -272,7 +313,35 @@ def _actions(status: JobStatus, observed: Observed, now: int) -> tuple[Action, .
             actions.append(Delete(view.stage, view.number))
         elif view.has_helpers and not _is_live(status, view) and not _is_active(view):
             actions.append(Release(view.stage, view.number))
+        actions += [Kill(p.name, p.uid) for p in view.pods if now >= (_kill_at(p) or math.inf)]
+    actions += _scaling(status, observed)
+    if now >= (_remove_at(status, job) or math.inf):
+        actions.append(Remove())
     return tuple(actions)
+
+
+def _scaling(status: JobStatus, observed: Observed) -> list[Action]:
+    """Ask for as many workers as the job wants now; a queue's own business is left to it."""
+    live, job = status.attempt, observed.job
+    view = observed.attempt(live.stage, live.number) if live else None
+    if view is None or view.replicas is None or not view.has_main or job.is_queued:
+        return []
+    wanted = job.max_nodes
+    return [Scale(view.stage, view.number, wanted)] if view.replicas != wanted else []
+
+
+def _kill_at(pod: PodView) -> int | None:
+    """When a pod of a lost node is past its grace period: its kubelet will never say that it ended.
+
+    What it may still write is fenced: a later attempt owns the run, or a later round.
+    """
+    return pod.kill_at if pod.is_lost else None
+
+
+def _remove_at(status: JobStatus, job: JobView) -> int | None:
+    if job.ttl_seconds is None or not status.is_terminal or status.completed_at is None:
+        return None
+    return status.completed_at + job.ttl_seconds
 
 
 def _leftovers(status: JobStatus, observed: Observed, now: int) -> tuple[AttemptView, ...]:
@@ -308,7 +377,11 @@ def _requeue_at(status: JobStatus, observed: Observed, now: int) -> float | None
         due.append(now + PROGRESS_PERIOD_SECONDS)
         if live.short_since is not None and job.pending_seconds is not None:
             due.append(live.short_since + job.pending_seconds)
+    if not live and not status.is_terminal and workspace_problem(observed):
+        due.append(now + PROGRESS_PERIOD_SECONDS)  # a claim tells nobody when it is made
+    due.append(_remove_at(status, job))
     for view in observed.attempts:
+        due += [at for pod in view.pods if (at := _kill_at(pod)) is not None and at > now]
         stage = status.stage(view.stage)
         if stage.is_done and stage.attempt == view.number and not view.is_finished:
             due.append((stage.ended_at or 0) + job.grace_seconds)

@@ -25,11 +25,16 @@ _TEMPLATES: Final = Path(__file__).parent / "templates"
 
 def render_job(job: PanguJob, *, store_image: str = STORE_IMAGE) -> list[Manifest]:
     """All manifests of a job: its claim where one is to be made, and each stage's first attempt."""
-    claim = claim_context(job)
-    manifests = [] if claim is None else [_render("workspace_claim", vars(claim))]
+    manifests = render_claim(job)
     for stage in plan(job):
         manifests += render_stage(job, stage.name, store_image=store_image)
     return manifests
+
+
+def render_claim(job: PanguJob) -> list[Manifest]:
+    """The workspace's claim, where the job asks for one to be made."""
+    claim = claim_context(job)
+    return [] if claim is None else [_render("workspace_claim", vars(claim))]
 
 
 def render_stage(

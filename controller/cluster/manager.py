@@ -21,6 +21,7 @@ from controller.cluster.reflector import Reflector, Source
 from controller.cluster.work_queue import WorkQueue
 from controller.cluster.worker import JobWorker, key_of
 from k8s import names
+from pangu_core.errors import ConfigError
 
 LEASE_NAME: Final = "pangu-controller"
 # A worker that is in the middle of a turn when the Lease is lost has this long to end it: the
@@ -132,6 +133,9 @@ class Manager:
             except ApiError as error:
                 self._fail(key, error, is_loud=not error.is_conflict)
                 return
+            except ConfigError as error:
+                self._fail(key, error, is_loud=True)
+                return
             except Exception as error:  # the border: one job's trouble must not stop the others
                 logger.exception("%s/%s", key[1], key[2])
                 self._fail(key, error, is_loud=False)
@@ -159,4 +163,6 @@ def sources(settings: Settings) -> list[Source]:
             )
         ),
         Source(kinds.PYTORCH_JOB, namespace, selector=own, optional=True),
+        Source(kinds.CLAIM, namespace),
+        *([Source(kinds.NODE, None)] if settings.watch_nodes else []),
     ]  # fmt: skip

@@ -33,11 +33,12 @@ def conditions(item: Object) -> Object:
 def pytorch_job(item: Object) -> Object:
     """A PyTorchJob: its conditions, whether it is suspended, and how many workers it asks for."""
     spec = item["spec"]
+    worker = spec["pytorchReplicaSpecs"]["Worker"]
     return {
         "metadata": _metadata(item),
         "spec": {
-            "suspend": spec.get("runPolicy", {}).get("suspend", False),
-            "replicas": spec["pytorchReplicaSpecs"]["Worker"].get("replicas", 1),
+            "runPolicy": {"suspend": spec.get("runPolicy", {}).get("suspend", False)},
+            "pytorchReplicaSpecs": {"Worker": {"replicas": worker.get("replicas", 1)}},
         },
         "status": {"conditions": item.get("status", {}).get("conditions") or []},
     }

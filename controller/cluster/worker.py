@@ -12,22 +12,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from controller.cluster.actuator import Actuator
 from controller.cluster.api import Api, ApiError
 from controller.cluster.cache import Cache, Key
-from controller.cluster.kinds import JOB, POD, kind_of
+from controller.cluster.kinds import CLAIM, JOB, NODE, POD
 from controller.cluster.launchers import Launchers
-from controller.cluster.projections import projected
 from controller.cluster.recorder import COMPONENT, Recorder
+from controller.cluster.surroundings import Troubles, claim_view, lost_nodes
 from controller.jobs import job_view
 from controller.observe import JobView, Observed, attempts_of, is_of_the_store
-from controller.reconcile import Action, Create, Delete, Release, reconcile
+from controller.reconcile import reconcile
 from controller.status import with_condition
 from controller.transitions import transitions
 from k8s import names
-from k8s.render import render_stage
 from k8s.spec import PanguJob, read_job
 from k8s.status import JobStatus, from_dict, to_dict
-from pangu_core.errors import ConfigError, PanguError
+from pangu_core.errors import ConfigError
 
 Object = dict[str, Any]
 PREDECESSOR_SECONDS: Final = 5.0
@@ -58,9 +58,11 @@ class JobWorker:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._api, self._cache = api, cache
-        self._launchers, self._recorder = launchers, recorder
-        self._store_image, self._clock = store_image, clock
+        self._launchers, self._recorder, self._clock = launchers, recorder, clock
+        self._actuator = Actuator(api, cache, store_image=store_image)
+        self._troubles = Troubles(api)
         self._forms: dict[Key, _Read] = {}
+        self._refusals: dict[Key, str] = {}  # why the last turn could not do all it wanted
 
     def work(self, key: Key) -> float | None:
         """Do what is due for a job; returns when to look again at the latest (unix seconds).
@@ -72,6 +74,7 @@ class JobWorker:
         item = next((o for o in objects if o["kind"] == JOB.name), None)
         if item is None or "deletionTimestamp" in item["metadata"]:
             self._forms.pop(key, None)
+            self._refusals.pop(key, None)
             self._launchers.forget(key)
             return None  # the garbage collector does the rest
         now = self._clock()
@@ -96,15 +99,34 @@ class JobWorker:
     ) -> float | None:
         assert form.view is not None
         assert isinstance(form.job, PanguJob)
-        progress = self._answers(key, status, own)
-        observed = Observed(form.view, status, attempts_of(own, progress=progress))
+        observed = self._observe(key, form.view, status, own)
         decision = reconcile(observed, now)
         if decision.status != status:
             item = self._write(item, decision.status)
             self._tell(item, status, decision.status)
-        for action in decision.actions:
-            self._carry_out(action, form.job, own)
+        try:
+            for action in decision.actions:
+                self._actuator.carry_out(action, form.job, item, own)
+        except (ApiError, ConfigError) as error:
+            if isinstance(error, ConfigError) or error.is_refusal:
+                self._refusals[key] = str(error)  # the next turn writes it into the status
+            raise
+        self._refusals.pop(key, None)
         return decision.requeue_at
+
+    def _observe(self, key: Key, view: JobView, status: JobStatus, own: list[Object]) -> Observed:
+        return Observed(
+            view,
+            status,
+            attempts_of(
+                own,
+                progress=self._answers(key, status, own),
+                lost_nodes=lost_nodes(self._cache.all(NODE)),
+                trouble=self._troubles.of(status.attempt, own),
+            ),
+            claim=claim_view(self._cache.all(CLAIM), key[1], view.claim),
+            refusal=self._refusals.get(key, ""),
+        )
 
     def _answers(self, key: Key, status: JobStatus, own: Iterable[Object]) -> Any:
         live = status.attempt
@@ -187,56 +209,6 @@ class JobWorker:
         for change in transitions(before, after):
             self._recorder.tell(item, change.reason, change.text, is_warning=change.is_warning)
 
-    def _carry_out(self, action: Action, job: PanguJob, own: Iterable[Object]) -> None:
-        if isinstance(action, Create):
-            manifests = render_stage(
-                job, action.stage, action.attempt, store_image=self._store_image
-            )
-            for manifest in manifests:
-                self._create(manifest, job)
-            return
-        for item in own:
-            if _attempt(item) != (action.stage, action.attempt) or item["kind"] == POD.name:
-                continue
-            if isinstance(action, Release) == is_of_the_store(item):
-                self._delete(item, action)
-
-    def _create(self, manifest: Object, job: PanguJob) -> None:
-        kind = kind_of(manifest)
-        namespace = job.metadata.namespace
-        try:
-            stored = self._api.create(kind, manifest, namespace, fieldManager=COMPONENT)
-        except ApiError as error:
-            if not error.is_conflict:
-                raise
-            stored = self._api.get(kind, namespace, manifest["metadata"]["name"])
-            if job.uid not in _owner_uids(stored):
-                raise PanguError(
-                    f"{kind.name} {manifest['metadata']['name']}",
-                    seen="an object of that name which this job does not own",
-                    rule="must be free for the job's attempt",
-                    fix="delete or rename it; the job then goes on by itself",
-                ) from error
-        self._cache.put(kind, projected(kind, stored))
-
-    def _delete(self, item: Object, action: Delete | Release) -> None:
-        kind = kind_of(item)
-        metadata = item["metadata"]
-        if "deletionTimestamp" in metadata:
-            return
-        propagation = "Foreground" if isinstance(action, Delete) else "Background"
-        left = self._api.delete(
-            kind,
-            metadata["namespace"],
-            metadata["name"],
-            uid=metadata["uid"],
-            propagation=propagation,  # type: ignore[arg-type]
-        )
-        if left and left.get("kind") == kind.name and "deletionTimestamp" in left["metadata"]:
-            self._cache.put(kind, projected(kind, left))
-        else:
-            self._cache.remove(kind, item)
-
 
 def key_of(item: Object) -> Key | None:
     """The key of the job that an object belongs to; a job's own for itself."""
@@ -252,18 +224,7 @@ def _by_owner(objects: Iterable[Object], uid: str) -> tuple[list[Object], list[O
     own: list[Object] = []
     foreign: list[Object] = []
     for item in objects:
-        if item["kind"] != JOB.name:
-            mine = item["metadata"]["labels"].get(names.UID_LABEL) == uid
-            (own if mine else foreign).append(item)
+        marks = item["metadata"].get("labels", {})
+        if names.ATTEMPT_LABEL in marks:
+            (own if marks.get(names.UID_LABEL) == uid else foreign).append(item)
     return own, foreign
-
-
-def _owner_uids(item: Object) -> set[str]:
-    return {owner["uid"] for owner in item["metadata"].get("ownerReferences", ())}
-
-
-def _attempt(item: Object) -> tuple[str, int] | None:
-    labels = item["metadata"].get("labels", {})
-    if names.STAGE_LABEL not in labels or names.ATTEMPT_LABEL not in labels:
-        return None
-    return labels[names.STAGE_LABEL], int(labels[names.ATTEMPT_LABEL])

@@ -15,8 +15,15 @@ from typing import Any, Final, Protocol
 from controller.local.answers import ask
 from controller.local.cluster import LocalCluster
 from controller.local.folder import RunFolder
-from controller.observe import AttemptView, JobView, Observed, attempts_of, is_of_the_store
-from controller.reconcile import Action, Create, Delete, reconcile
+from controller.observe import (
+    AttemptView,
+    ClaimView,
+    JobView,
+    Observed,
+    attempts_of,
+    is_of_the_store,
+)
+from controller.reconcile import Action, Create, Delete, Release, reconcile
 from controller.transitions import transitions
 from k8s.status import JobStatus
 from pangu_core.messages import Progress
@@ -24,6 +31,7 @@ from pangu_core.messages import Progress
 TICK_SECONDS: Final = 0.1
 ASK_PERIOD_SECONDS: Final = 1.0
 SIGNALLED: Final = 128
+FOLDER: Final = ClaimView("Bound", ("ReadWriteMany",))  # what a folder is as a claim
 
 Render = Callable[[str, int], list[dict[str, Any]]]  # (stage, attempt) -> manifests
 
@@ -133,7 +141,7 @@ class LocalRuntime:
 
     def _observe(self) -> Observed:
         attempts = attempts_of(self._cluster.objects(), progress=self._answers)
-        return Observed(self._view, self._status, attempts)
+        return Observed(self._view, self._status, attempts, claim=FOLDER)
 
     def _remember(self, status: JobStatus) -> None:
         """Write the status before anything is done, so that no attempt is ever forgotten."""
@@ -148,8 +156,10 @@ class LocalRuntime:
             self._cluster.create(self._render(action.stage, action.attempt))
         elif isinstance(action, Delete):
             self._cluster.delete(action.stage, action.attempt)
-        else:
+        elif isinstance(action, Release):
             self._cluster.release(action.stage, action.attempt)
+        # The others never come up: a folder is there, the file cannot be edited while it runs,
+        # no node is lost, and nothing is deleted here.
 
     def _show(self) -> None:
         observed = self._observe()

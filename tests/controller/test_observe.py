@@ -24,10 +24,14 @@ def ended(code, *, reason="Error", message="", at=100):
     return {"phase": "Failed", "containerStatuses": [{"state": {"terminated": state}}]}
 
 
+def workers(count):
+    return {"pytorchReplicaSpecs": {"Worker": {"replicas": count}}}
+
+
 def test_the_objects_of_an_attempt_make_one_view():
     condition = {"type": "Failed", "status": "True", "reason": "PodFailed", "message": "why"}
     objects = [
-        made("PyTorchJob", "j", status={"conditions": [condition]}),
+        made("PyTorchJob", "j", status={"conditions": [condition]}) | {"spec": workers(4)},
         made("Pod", "p", status={"phase": "Running"}),
         made("Pod", "s", STORE, status={"phase": "Running"}),
         made("Deployment", "d", STORE),

@@ -1,0 +1,82 @@
+"""What a job depends on beside its own objects: its claim, the nodes, and why pods are not made."""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from controller.cluster.api import Api, ApiError
+from controller.cluster.kinds import EVENT, POD
+from controller.observe import MAIN_KINDS, ClaimView, Waiting, is_of_the_store
+from k8s import names
+from k8s.status import Attempt
+
+Object = dict[str, Any]
+PERIOD_SECONDS: Final = 10.0
+# Before it is asked for, an operator has this long to make the pods.
+PATIENCE_SECONDS: Final = 3.0
+
+
+def claim_view(claims: Iterable[Object], namespace: str, name: str) -> ClaimView | None:
+    """A claim by its name; None if there is none."""
+    for claim in claims:
+        metadata = claim["metadata"]
+        if (metadata["namespace"], metadata["name"]) == (namespace, name):
+            return ClaimView(claim["status"]["phase"], tuple(claim["spec"]["accessModes"]))
+    return None
+
+
+def lost_nodes(nodes: Iterable[Object]) -> frozenset[str]:
+    """Names of nodes whose kubelet is not heard of."""
+    return frozenset(
+        node["metadata"]["name"]
+        for node in nodes
+        if any(c["type"] == "Ready" and c["status"] != "True" for c in node["status"]["conditions"])
+    )
+
+
+class Troubles:
+    """Why an attempt has no pods: the warnings about its Job or PyTorchJob.
+
+    Quotas, missing priority classes and admission refuse pods when they are created; only events
+    say so. They are read while pods are missing, at most once in ten seconds for each attempt.
+    """
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._known: dict[str, tuple[float, Waiting | None]] = {}  # by the object's uid
+
+    def of(
+        self, attempt: Attempt | None, own: Iterable[Object]
+    ) -> Mapping[tuple[str, int], Waiting]:
+        """The live attempt's trouble, if it has any."""
+        if attempt is None or time.time() - attempt.created_at < PATIENCE_SECONDS:
+            return {}
+        mine = [o for o in own if _number(o) == (attempt.stage, attempt.number)]
+        main = next((o for o in mine if o["kind"] in MAIN_KINDS), None)
+        if main is None or any(o["kind"] == POD.name and not is_of_the_store(o) for o in mine):
+            return {}
+        why = self._ask(main)
+        return {(attempt.stage, attempt.number): why} if why else {}
+
+    def _ask(self, main: Object) -> Waiting | None:
+        metadata = main["metadata"]
+        asked_at, why = self._known.get(metadata["uid"], (float("-inf"), None))
+        now = time.monotonic()
+        if now - asked_at < PERIOD_SECONDS:
+            return why
+        selector = f"involvedObject.uid={metadata['uid']},type=Warning"
+        try:
+            events = self._api.list(EVENT, metadata["namespace"], fieldSelector=selector)["items"]
+        except ApiError:
+            return why
+        latest = max(events, key=lambda e: e.get("lastTimestamp") or "", default=None)
+        why = Waiting(latest["reason"], latest.get("message", "")) if latest else None
+        self._known[metadata["uid"]] = (now, why)
+        return why
+
+
+def _number(item: Object) -> tuple[str, int] | None:
+    labels = item["metadata"].get("labels", {})
+    if names.STAGE_LABEL not in labels or names.ATTEMPT_LABEL not in labels:
+        return None
+    return labels[names.STAGE_LABEL], int(labels[names.ATTEMPT_LABEL])
