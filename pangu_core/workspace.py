@@ -27,6 +27,11 @@ class RunPaths:
         return f"{self.root}/owner.json"
 
     @property
+    def fetched(self) -> str:
+        """Folder of what ``fetch`` brings: model/ and data/."""
+        return f"{self.root}/fetched"
+
+    @property
     def tokens(self) -> str:
         """Prefix of the token files that ``preprocess`` writes."""
         return f"{self.root}/data/tokens"

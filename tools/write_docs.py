@@ -18,10 +18,16 @@ from k8s.not_built import NOT_BUILT, NotBuilt
 from k8s.spec import JobSpec, ServiceSpec
 from pangu_core.config.base import Settings
 from pangu_core.config.model import PRESETS
-from pangu_core.config.stages import ConvertConfig, PreprocessConfig, ReshardConfig, TrainConfig
+from pangu_core.config.stages import (
+    ConvertConfig,
+    FetchConfig,
+    PreprocessConfig,
+    ReshardConfig,
+    TrainConfig,
+)
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "configuration.md"
-POD_CONFIGS: Final = (PreprocessConfig, TrainConfig, ReshardConfig, ConvertConfig)
+POD_CONFIGS: Final = (FetchConfig, PreprocessConfig, TrainConfig, ReshardConfig, ConvertConfig)
 # Parts of a pod's own form, described where Kubernetes describes them.
 KUBERNETES_OWN: Final = frozenset(
     {"Reference", "Resources", "Toleration", "Variable", "VariablesSource", "Volume", "VolumeMount"}

@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from pangu_core.config.base import Positive, Settings
+from pangu_core.config.base import Items, Positive, Settings
 from pangu_core.config.model import ModelConfig
 from pangu_core.config.train import TrainSettings
 from pangu_core.errors import ConfigError
@@ -55,6 +55,26 @@ class RunIdentity(Settings):
     """Unique per job object: a second job of the same name is a stranger."""
     attempt: Positive = 1
     """Counts the starts of this stage; a lower attempt never moves ``latest``."""
+
+
+class FetchSource(Settings):
+    """Files elsewhere and where they go."""
+
+    field: str
+    """Field of the job file that names them, for messages."""
+    url: str
+    """A file, a folder, or a pattern: s3:// or https://."""
+    target: str
+    """Folder in the workspace; what is in it and no longer there is removed."""
+
+
+class FetchConfig(Settings):
+    """What the ``fetch`` pod reads."""
+
+    run: RunIdentity
+    """Whose run this is."""
+    sources: Items[FetchSource]
+    """What to fetch."""
 
 
 class PreprocessConfig(Settings):
@@ -125,6 +145,8 @@ class ConvertConfig(Settings):
     """Weights to read."""
     target: str
     """Folder to write."""
+    copy_to: str | None = None
+    """Folder elsewhere (s3://...) that gets a copy of what was written."""
     from_format: str = "auto"
     """Format of the source; auto looks."""
     to_format: str = "pangu"

@@ -3,14 +3,12 @@
 import glob
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 import click
@@ -23,7 +21,8 @@ from pangu_core.data.token_files import TokenFile
 from pangu_core.data.vocabulary import find_vocabulary
 from pangu_core.entry.marker import fingerprint, run_once
 from pangu_core.entry.process import read_config, run
-from pangu_core.errors import ConfigError, DataError, Stopped
+from pangu_core.entry.stopping import stopped_by_signals
+from pangu_core.errors import ConfigError, DataError
 from pangu_core.messages import Termination
 from pangu_core.workspace import resolve
 
@@ -143,7 +142,7 @@ def is_token_file(prefix: Path) -> bool:
 
 def write_tokens(corpus: Corpus, output: str) -> Termination:
     """Preprocess with a progress bar; a signal stops it, and the next call goes on."""
-    with _stopped_by_signals(), _shown_progress() as show:
+    with stopped_by_signals("preprocess", "finished chunks are kept"), _shown_progress() as show:
         report = preprocess(corpus, on_progress=show)
     logger.info(
         "%d documents, %d tokens in %s.bin; %.1f s, %.2f MB/s",
@@ -154,29 +153,6 @@ def write_tokens(corpus: Corpus, output: str) -> Termination:
         report.megabytes_per_second,
     )
     return Termination(code=0, output=output)
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Raise ``Stopped`` for the first SIGTERM or Ctrl-C; process 1 of a pod would ignore them."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
-        raise Stopped(
-            "preprocess",
-            seen=signal.Signals(signum).name,
-            rule="asks to stop; finished chunks are kept",
-            fix="run again to go on",
-        )
-
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

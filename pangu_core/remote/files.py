@@ -6,6 +6,7 @@ fsspec and what it brings are imported when the first address is opened: s3fs ta
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -225,8 +226,10 @@ class Remote:
 
 
 def _file(info: dict[str, Any]) -> RemoteFile:
-    version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
-    return RemoteFile(info["name"], info["size"], version)
+    version = next((info[key] for key in _VERSIONS if info.get(key)), "")
+    if isinstance(version, datetime):  # a listing may have the same moment as a number
+        version = version.timestamp()
+    return RemoteFile(info["name"], info["size"], str(version))
 
 
 def _options(kind: str) -> dict[str, Any]:
