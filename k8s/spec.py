@@ -136,6 +136,12 @@ class JobSpec(Settings):
             resources = (merged.resources or Resources()).without_devices()
         return merged.model_copy(update={"resources": resources})
 
+    @property
+    def spreads(self) -> bool:
+        """Whether pods on several nodes may use the workspace at one time."""
+        several = self.train.nodes.max > 1 or self.serve is not None
+        return several and names.HOST_LABEL not in self.pods.node_selector
+
     @model_validator(mode="after")
     def _tensor_parallel_divides_the_heads(self) -> Self:
         sizes = self.model.sizes
@@ -178,9 +184,7 @@ class JobSpec(Settings):
 
     @model_validator(mode="after")
     def _all_pods_reach_the_workspace(self) -> Self:
-        spread = self.train.nodes.max > 1 or self.serve is not None
-        pinned = names.HOST_LABEL in self.pods.node_selector
-        if self.workspace.access_mode == "ReadWriteOnce" and spread and not pinned:
+        if self.workspace.access_mode == "ReadWriteOnce" and self.spreads:
             raise ConfigError(
                 "workspace.accessMode",
                 seen="ReadWriteOnce",
@@ -192,16 +196,7 @@ class JobSpec(Settings):
     @model_validator(mode="after")
     def _mounts_name_volumes(self) -> Self:
         for stage in names.STAGES:
-            pods = self.pods_for(stage)
-            volumes = {volume.name for volume in pods.volumes}
-            for mount in pods.volume_mounts:
-                if mount.name not in volumes:
-                    raise ConfigError(
-                        "pods.volumeMounts",
-                        seen=mount.name,
-                        rule=f"must name one of the volumes of stage {stage}",
-                        fix="add the volume, or mend the name",
-                    )
+            _check_mounts(self.pods_for(stage), f"stage {stage}")
         return self
 
 
@@ -223,6 +218,11 @@ class ServiceSpec(ServeBlock):
         if workspace.claim_name is None:
             raise broken_rule("must name an existing claim: a model is in it", "use claimName")
         return workspace
+
+    @model_validator(mode="after")
+    def _mounts_name_volumes(self) -> Self:
+        _check_mounts(self.pods, "the service")
+        return self
 
 
 class PanguJob(Settings):
@@ -297,6 +297,17 @@ def parse_job(source: Path | str, overrides: Iterable[str] = ()) -> PanguJob:
     return jobs[0]
 
 
+def read_job(document: Mapping[str, Any]) -> PanguJob:
+    """Read a PanguJob as the API server gives it.
+
+    Raises:
+        ConfigError: the first thing that is wrong, or asks for what is not built yet.
+    """
+    found = _read(document, "object")
+    assert isinstance(found, PanguJob), found.kind
+    return found
+
+
 def _read(document: Any, where: str) -> PanguJob | PanguService:
     """One object; its spec is loaded by itself, so that messages say ``train.steps``."""
     if not isinstance(document, Mapping):
@@ -338,6 +349,18 @@ def _overridden(document: Any, overrides: Iterable[str]) -> Any:
         part = "metadata" if override.startswith("metadata.") else "spec"
         result[part] = apply_overrides(result.get(part) or {}, [override.removeprefix(f"{part}.")])
     return result
+
+
+def _check_mounts(pods: PodSettings, whose: str) -> None:
+    volumes = {volume.name for volume in pods.volumes}
+    for mount in pods.volume_mounts:
+        if mount.name not in volumes:
+            raise ConfigError(
+                "pods.volumeMounts",
+                seen=mount.name,
+                rule=f"must name one of the volumes of {whose}",
+                fix="add the volume, or mend the name",
+            )
 
 
 def _uid_of(kind: str, metadata: Metadata) -> str:
