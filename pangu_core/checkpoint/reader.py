@@ -34,6 +34,10 @@ def silent(done: int, total: int) -> None:
     """The report that nobody reads."""
 
 
+def unseen() -> None:
+    """The sign of life that nobody waits for."""
+
+
 class Checkpoint:
     """An opened checkpoint folder."""
 
@@ -73,8 +77,14 @@ class Checkpoint:
                 self._copy(source, common, target[relative(common, part)])
         return result
 
-    def load_into(self, wanted: Mapping[str, tuple[Slice, torch.Tensor]]) -> None:
+    def load_into(
+        self,
+        wanted: Mapping[str, tuple[Slice, torch.Tensor]],
+        sign_of_life: Callable[[], None] = unseen,
+    ) -> None:
         """Fill tensors, on any device and of any floating dtype, with parts of stored ones.
+
+        ``sign_of_life`` is called after each tensor.
 
         Raises:
             CheckpointError: a key is missing (moments too: they are never made up), or what is
@@ -82,6 +92,7 @@ class Checkpoint:
         """
         for key, (part, tensor) in wanted.items():
             tensor.detach().copy_(self.read(key, part))
+            sign_of_life()
 
     def slices(self, key: str) -> list[StoredSlice]:
         """The stored slices of a tensor.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pangu_core.checkpoint import durable
 from pangu_core.checkpoint.agreement import Gather, agree, alone, attempt, together
 from pangu_core.checkpoint.manifest import Header, StoredSlice
+from pangu_core.checkpoint.reader import unseen
 from pangu_core.checkpoint.staging import Staged, Staging
 from pangu_core.checkpoint.tensor_file import Tally
 from pangu_core.checkpoint.writer import Piece, write_shard
@@ -57,10 +58,6 @@ class Finished:
 
 def nothing_more(saved: Saved) -> None:
     """What follows a commit if nothing does."""
-
-
-def no_sign() -> None:
-    """The sign of life that nobody needs."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +126,7 @@ class Saver:
         rank: int = 0,
         staging: Staging | None = None,
         after_commit: Callable[[Saved], None] = nothing_more,
-        sign_of_life: Callable[[], None] = no_sign,
+        sign_of_life: Callable[[], None] = unseen,
     ) -> None:
         self._store, self._gather, self._rank = store, gather, rank
         self._staging, self._after_commit = staging, after_commit

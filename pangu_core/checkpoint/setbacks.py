@@ -35,7 +35,7 @@ class Origin:
     settings: str  # a fingerprint of what decides the numbers: others may fare better
 
     @classmethod
-    def of(cls, folder: Path, manifest_sha256: str, settings: Mapping[str, Any]) -> "Origin":
+    def of(cls, folder: Path, manifest_sha256: str, *, settings: Mapping[str, Any]) -> "Origin":
         """The origin that is this checkpoint, trained with these settings."""
         text = json.dumps(settings, sort_keys=True)
         return cls(folder.name, manifest_sha256, durable.sha256(text.encode()))

@@ -20,8 +20,7 @@ from pangu_core.checkpoint.agreement import Failure, Gather, alone, attempt, tog
 from pangu_core.checkpoint.manifest import FILE_NAME, Header, Manifest, StoredSlice, read_manifest
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.retention import Candidate, Rules, superfluous
-from pangu_core.checkpoint.saver import Request, Saver
-from pangu_core.checkpoint.saver import Saved as Saved
+from pangu_core.checkpoint.saver import Request, Saved, Saver
 from pangu_core.checkpoint.writer import Piece, commit
 from pangu_core.config.stages import RunIdentity
 from pangu_core.errors import CheckpointError

@@ -18,7 +18,7 @@ from pangu_core.checkpoint.formats.form import Request
 from pangu_core.checkpoint.formats.megatron import writing
 from pangu_core.checkpoint.formats.megatron.names import PORT
 from pangu_core.checkpoint.reader import silent
-from pangu_core.checkpoint.store import Saved
+from pangu_core.checkpoint.saver import Saved
 from pangu_core.checkpoint.tensor_file import DTypeName
 from pangu_core.dist import gather_over_world, process_group, topology
 from pangu_core.entry import process
@@ -30,7 +30,6 @@ from pangu_core.training.heartbeat import Heartbeat
 from pangu_core.training.loop import Loop
 from pangu_core.training.session import Session
 from pangu_core.training.signals import StopRequests
-from pangu_core.training.state import Position
 from pangu_core.workspace import WORKSPACE_VARIABLE
 
 SCRIPT: Final = "pretrain_gpt2"
@@ -60,15 +59,11 @@ class PortSession(Session):
 
     keeping: Keeping | None = None
 
-    def save(self, position: Position) -> Saved:
-        """Write a checkpoint with all ranks; the first one writes it again for the port."""
-        saved = super().save(position)
-        keeping = self.keeping
-        if keeping is not None:
-            together(
-                lambda: keeping.add(saved.folder) if self.place.is_first else None, self._gather
-            )
-        return saved
+    def after_commit(self, saved: Saved) -> None:
+        """Write the checkpoint again for the port."""
+        if self.keeping is not None:
+            self.keeping.add(saved.folder)
+        super().after_commit(saved)
 
 
 class Console(Heartbeat):

@@ -2,9 +2,11 @@
 
 import json
 import os
+import time
 from typing import Any, Final
 
 HEARTBEAT_VARIABLE: Final = "PANGU_HEARTBEAT_FD"
+REPEAT_SECONDS: Final = 1.0
 
 
 class Heartbeat:
@@ -18,6 +20,7 @@ class Heartbeat:
         value = os.environ.get(HEARTBEAT_VARIABLE)
         self._descriptor = int(value) if value else None
         self._last: dict[str, Any] = {"steps": steps}
+        self._repeated_at = 0.0
 
     def beat(self, phase: str, **values: Any) -> None:
         """Say which phase begins; ``values`` stay part of later lines."""
@@ -28,3 +31,10 @@ class Heartbeat:
             os.write(self._descriptor, json.dumps(self._last).encode() + b"\n")
         except BrokenPipeError:  # the launcher is gone and will take this process along
             self._descriptor = None
+
+    def alive(self) -> None:
+        """Say again, at most once a second, what was said last: the phase goes on."""
+        now = time.monotonic()
+        if now - self._repeated_at >= REPEAT_SECONDS:
+            self._repeated_at = now
+            self.beat(self._last.get("phase", "start"))

@@ -1,14 +1,21 @@
 """Everything one rank trains with, built once: model, optimizer, data, checkpoints."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import torch
 
+from pangu_core.checkpoint import setbacks
+from pangu_core.checkpoint.agreement import together
 from pangu_core.checkpoint.manifest import Header, Layout
-from pangu_core.checkpoint.reader import Checkpoint
-from pangu_core.checkpoint.store import Saved, Store, find_checkpoint, load_newest
+from pangu_core.checkpoint.reader import Checkpoint, unseen
+from pangu_core.checkpoint.saver import Request, Saved, Saver
+from pangu_core.checkpoint.staging import Staging
+from pangu_core.checkpoint.store import Store, find_checkpoint, load_newest
+from pangu_core.checkpoint.writer import Piece
 from pangu_core.config.model import ModelConfig
 from pangu_core.config.stages import TrainConfig
 from pangu_core.data.vocabulary import find_vocabulary
@@ -33,6 +40,15 @@ COMPUTE_DTYPES: Final = {
 }
 # Key of the token files' fingerprint among a checkpoint's training settings.
 TOKENS: Final = "tokens"
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The checkpoint from which training goes on."""
+
+    checkpoint: Saved
+    is_final: bool
+    validation_loss: float | None
 
 
 @dataclass(frozen=True)
@@ -78,32 +94,44 @@ class Session:
         """Sizes of the network."""
         return self.replica.model.config
 
-    def load(self) -> tuple[Position, Saved | None]:
+    def load(self, sign_of_life: Callable[[], None] = unseen) -> tuple[Position, Resumed | None]:
         """The newest checkpoint that can be trusted, else the weights to start from.
 
-        Returns where training stands, and the checkpoint if it is a finished training's.
+        Returns where training stands, and the checkpoint if there is one. ``sign_of_life`` is
+        called as tensors arrive.
 
         Raises:
-            CheckpointError: there are checkpoints, but none that can be trusted.
+            CheckpointError: there are checkpoints, but none that can be trusted; or training from
+                this one failed too often.
             WorkspaceError: another run or a newer attempt owns the folder.
         """
         if self.place.is_first:
             self.store.claim(self.config.run)
-        found = load_newest(self.store, self._restore, gather=self._gather, rank=self.place.rank)
-        position, saved = found or (Position(), None)
+        restore = partial(self._restore, sign_of_life)
+        found = load_newest(self.store, restore, gather=self._gather, rank=self.place.rank)
         if found is None:
-            if self.config.init_from:
-                source = Checkpoint.open(find_checkpoint(resolve(self.config.init_from)))
-                state.restore_weights(source, self.replica.parameters, self.model_config)
-            else:
-                state.start_fresh(
-                    self.replica.parameters, self.model_config, self.config.train.seed
-                )
+            position, resumed = Position(), None
+            self._start(sign_of_life)
+        else:
+            position, resumed = found
+            origin = self._origin(resumed)
+            self._on_first(lambda: setbacks.refuse_loop(self.store.root, origin))
         optimizing.set_step(self.replica.optimizer, position.updates)
-        return replace(position, loss_scale=self._loss_scale(position)), saved
+        return replace(position, loss_scale=self._loss_scale(position)), resumed
 
-    def save(self, position: Position) -> Saved:
-        """Write a checkpoint with all ranks, and drop those beyond the number to keep."""
+    def saver(self, sign_of_life: Callable[[], None]) -> Saver:
+        """This rank's part in saving."""
+        return Saver(
+            self.store,
+            gather=self._gather,
+            rank=self.place.rank,
+            staging=Staging(),
+            after_commit=self.after_commit,
+            sign_of_life=sign_of_life,
+        )
+
+    def request(self, position: Position, *, validation_loss: float | None) -> Request:
+        """What to save besides the tensors."""
         header = Header(
             model=self.model_config,
             run=self.config.run,
@@ -111,34 +139,71 @@ class Session:
             samples=position.samples,
             skipped=position.skipped,
             loss_scale=position.loss_scale,
+            validation_loss=validation_loss,
             training={
                 "micro_batch_size": self.plan.micro_batch_size,
                 "sequence_length": self.plan.sequence_length,
                 TOKENS: self.feed.tokens,
-                "data": self.config.data.dump(),
-                "train": self.config.train.dump(),
+                **self._settings(),
             },
             final=position.step >= self.plan.steps,
         )
-        saved = self.store.save(
-            position.step,
-            state.pieces(self.replica.parameters, self.replica.optimizer),
-            header,
-            vocabulary=self.vocabulary,
-            gather=self._gather,
-            rank=self.place.rank,
-        )
-        if self.place.is_first:
-            self.store.prune(self.config.train.checkpoint.keep)
-        return saved
+        return Request(position.step, header, self.vocabulary)
 
-    def _restore(self, checkpoint: Checkpoint) -> tuple[Position, Saved | None]:
+    def pieces(self) -> list[Piece]:
+        """What this rank saves of weights and moments."""
+        return state.pieces(self.replica.parameters, self.replica.optimizer)
+
+    def after_commit(self, saved: Saved) -> None:
+        """Drop checkpoints that need not be kept; on the first rank's background thread."""
+        settings = self.config.train.checkpoint
+        self.store.prune(
+            settings.keep, keep_every=settings.keep_every, keep_best=settings.keep_best
+        )
+
+    def record_failure(self, resumed: Resumed, error: str) -> None:
+        """Remember, with all ranks, that training from this checkpoint ended with an error."""
+        origin, attempt = self._origin(resumed), self.config.run.attempt
+        self._on_first(
+            lambda: setbacks.record(self.store.root, origin, attempt=attempt, error=error)
+        )
+
+    def _restore(
+        self, sign_of_life: Callable[[], None], checkpoint: Checkpoint
+    ) -> tuple[Position, Resumed]:
         self._check_story(checkpoint)
         position = state.restore(
-            checkpoint, self.replica.parameters, self.replica.optimizer, self.model_config
+            checkpoint,
+            self.replica.parameters,
+            self.replica.optimizer,
+            self.model_config,
+            sign_of_life=sign_of_life,
         )
-        is_final = checkpoint.manifest.final
-        return position, Saved(checkpoint.folder, checkpoint.manifest_sha256) if is_final else None
+        manifest = checkpoint.manifest
+        saved = Saved(checkpoint.folder, checkpoint.manifest_sha256)
+        return position, Resumed(saved, manifest.final, manifest.validation_loss)
+
+    def _start(self, sign_of_life: Callable[[], None]) -> None:
+        """Weights of the first step: those to start from, or fresh ones."""
+        parameters, sizes = self.replica.parameters, self.model_config
+        if self.config.init_from:
+            source = Checkpoint.open(find_checkpoint(resolve(self.config.init_from)))
+            state.restore_weights(source, parameters, sizes, sign_of_life=sign_of_life)
+        else:
+            state.start_fresh(parameters, sizes, self.config.train.seed)
+
+    def _settings(self) -> dict[str, Any]:
+        return {"data": self.config.data.dump(), "train": self.config.train.dump()}
+
+    def _origin(self, resumed: Resumed) -> setbacks.Origin:
+        checkpoint = resumed.checkpoint
+        return setbacks.Origin.of(
+            checkpoint.folder, checkpoint.manifest_sha256, settings=self._settings()
+        )
+
+    def _on_first(self, work: Callable[[], None]) -> None:
+        """Work of the first rank, whose errors are raised on all."""
+        together(lambda: work() if self.place.is_first else None, self._gather)
 
     def _loss_scale(self, position: Position) -> LossScale | None:
         """The stored one; a fresh one for what was trained in another precision so far."""

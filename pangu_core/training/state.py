@@ -1,12 +1,12 @@
 """Training state to checkpoint and back: weights, moments, counters and loss scale."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from pangu_core.checkpoint.manifest import MODEL, MOMENTS, Group, check_sizes, key_of
-from pangu_core.checkpoint.reader import Checkpoint
+from pangu_core.checkpoint.reader import Checkpoint, unseen
 from pangu_core.checkpoint.writer import Piece
 from pangu_core.config.model import ModelConfig
 from pangu_core.config.train import LossScaleConfig
@@ -78,6 +78,8 @@ def restore(
     parameters: Sequence[OwnedParameter],
     optimizer: torch.optim.Optimizer,
     model: ModelConfig,
+    *,
+    sign_of_life: Callable[[], None] = unseen,
 ) -> Position:
     """Fill weights and moments from a checkpoint of any layout.
 
@@ -86,7 +88,7 @@ def restore(
         CheckpointError: a tensor is missing, or something is damaged.
     """
     check_sizes(checkpoint.manifest, model, source=checkpoint.folder)
-    checkpoint.load_into(_wanted(parameters, optimizer))
+    checkpoint.load_into(_wanted(parameters, optimizer), sign_of_life)
     manifest = checkpoint.manifest
     stored = manifest.loss_scale
     scale = LossScale(**vars(stored)) if stored is not None else None
@@ -94,7 +96,11 @@ def restore(
 
 
 def restore_weights(
-    checkpoint: Checkpoint, parameters: Sequence[OwnedParameter], model: ModelConfig
+    checkpoint: Checkpoint,
+    parameters: Sequence[OwnedParameter],
+    model: ModelConfig,
+    *,
+    sign_of_life: Callable[[], None] = unseen,
 ) -> None:
     """Fill the weights alone: the start of a fine-tuning.
 
@@ -103,7 +109,7 @@ def restore_weights(
         CheckpointError: a tensor is missing, or something is damaged.
     """
     check_sizes(checkpoint.manifest, model, source=checkpoint.folder)
-    checkpoint.load_into(_wanted(parameters, None))
+    checkpoint.load_into(_wanted(parameters, None), sign_of_life)
 
 
 def _wanted(
