@@ -52,18 +52,14 @@ def structural(schema: Schema, *, fills: bool = True) -> Schema:
     return inliner.node(schema, _Place(fills=fills), schema.get("title", ""))
 
 
-def typed(schema: Schema) -> Iterator[tuple[str, Schema]]:
-    """Every node of a structural schema with its path, such as ``.spec.train``."""
-    yield from _walk("", schema)
-
-
-def _walk(path: str, node: Schema) -> Iterator[tuple[str, Schema]]:
+def walk(path: str, node: Schema) -> Iterator[tuple[str, Schema]]:
+    """Every node of a structural schema with its path, such as ``.spec.train.nodes``."""
     yield path, node
     for key, child in node.get("properties", {}).items():
-        yield from _walk(f"{path}.{key}", child)
+        yield from walk(f"{path}.{key}", child)
     for key, mark in (("items", "[*]"), ("additionalProperties", ".*")):
         if key in node:
-            yield from _walk(f"{path}{mark}", node[key])
+            yield from walk(f"{path}{mark}", node[key])
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ os.environ["PANGU_FIELD_DOCS"] = "1"
 
 from k8s import names
 from k8s.blocks import REMOTE_SCHEMES
+from k8s.changeable import CHANGEABLE
 from k8s.not_built import NOT_BUILT, NotBuilt
 from k8s.spec import JobSpec, ServiceSpec
 from pangu_core.config.base import Settings
@@ -53,7 +54,7 @@ def page() -> str:
     described: dict[str, str] = {}
     parts = [HEAD, _frame()]
     parts += _form("PanguJob: `spec`", JobSpec, described)
-    parts += [_presets(), _not_built()]
+    parts += [_presets(), _changeable(), _not_built()]
     parts += _form("PanguService: `spec`", ServiceSpec, described)
     parts.append(
         "## What pods read\n\n"
@@ -177,6 +178,18 @@ def _presets() -> str:
             f"| `{name}` | {sizes.num_layers} | {sizes.hidden_size} | {sizes.num_heads} "
             f"| {sizes.sequence_length} | {sizes.vocab_size} | {sizes.num_parameters:,} |"
         )
+    return "\n".join(rows) + "\n"
+
+
+def _changeable() -> str:
+    rows = [
+        "### What may change while a job exists\n",
+        "All else is refused by the API server, since a run's numbers follow from it. Of a "
+        "`PanguService` everything may change: its pods are replaced one after another.\n",
+        "| field | takes effect |",
+        "| --- | --- |",
+        *(f"| `{path}` | {when} |" for path, when in CHANGEABLE.items()),
+    ]
     return "\n".join(rows) + "\n"
 
 
