@@ -62,13 +62,15 @@ class Termination:
 class Progress:
     """What the launcher answers on /progress."""
 
-    phase: str  # start, step, evaluate, save, wait, done
+    phase: str  # wait, start, compile, step, evaluate, save, done
     step: int = 0
     steps: int = 0
     loss: float | None = None
     validation_loss: float | None = None
     tokens_per_second: float | None = None
     last_step_age_seconds: float | None = None
+    heartbeat_age_seconds: float | None = None  # None: no rank runs, or none has spoken yet
+    skipped_steps: int | None = None  # without an update, as a number was not finite
     round: int = 0
     world_size: int = 0
     restarts: dict[str, int] = field(default_factory=dict)  # cause -> count

@@ -8,9 +8,8 @@ import logging
 import signal
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +21,7 @@ from pangu_core.errors import (
     StallError,
     Stopped,
 )
-from pangu_core.launch.heartbeat import Pulse
+from pangu_core.launch.history import History, progress_of
 from pangu_core.launch.ranks import LocalRanks, environment_of
 from pangu_core.launch.settings import AgentSettings
 from pangu_core.launch.stop import StopRequest
@@ -37,31 +36,18 @@ EXIT_OOM: Final = 128 + signal.SIGKILL
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class _History:
-    """What outlives a round."""
-
-    left: int = 0
-    seen: int = 0
-    clean: bool = True
-    beats: int = 0
-    crashes: int = 0  # in a row, without a new step
-    crash_step: int = 0
-    pulse: Pulse = field(default_factory=lambda: Pulse(started_at=time.monotonic()))
-    restarts: Counter[str] = field(default_factory=Counter)
-
-
 class Agent:
     """One launcher. ``run`` returns the pod's termination message."""
 
     def __init__(self, settings: AgentSettings, client: Client, stop: StopRequest) -> None:
         self._settings, self._limits = settings, settings.limits
         self._client, self._stop = client, stop
-        self._history = _History()
+        self._history = History()
         self._ranks: LocalRanks | None = None
         self._round: Round | None = None
         self._port = free_port()
         self._outcome: Outcome | None = None
+        self._failed_at: float | None = None  # when this node told that the attempt failed
         self._leaving = False  # the pod was told to stop
         self._draining = False  # the ranks were told that the gang changes
         self._deadline: float | None = None  # when the ranks must be gone
@@ -84,20 +70,13 @@ class Agent:
 
     def report(self) -> Progress:
         """The answer to /progress; called from the server's thread."""
-        ranks, current, history = self._ranks, self._round, self._history
-        pulse = ranks.pulses[0] if ranks and ranks.ranks else history.pulse
-        since = pulse.stepped_at
-        return Progress(
-            phase=pulse.phase if current else "wait",
-            step=pulse.step,
-            steps=pulse.steps,
-            loss=pulse.loss,
-            validation_loss=pulse.validation_loss,
-            tokens_per_second=pulse.tokens_per_second,
-            last_step_age_seconds=None if since is None else time.monotonic() - since,
-            round=current.number if current else history.left,
-            world_size=len(current.members) * self._settings.processes if current else 0,
-            restarts=dict(history.restarts),
+        ranks = self._ranks
+        return progress_of(
+            self._history,
+            self._round,
+            ranks.pulses if ranks else [],
+            processes=self._settings.processes,
+            now=time.monotonic(),
         )
 
     # One turn of the loop
@@ -119,6 +98,8 @@ class Agent:
     def _while_waiting(self, view: View | None) -> Termination | None:
         if view and view.command == "exit" and view.outcome:
             return _termination(view.outcome)
+        if self._failed_at is not None and self._outcome:
+            return self._await_word(view, self._outcome, self._failed_at)
         if self._client.silence_seconds > self._limits.store_away:
             raise RendezvousError(
                 "rendezvous store",
@@ -129,6 +110,19 @@ class Agent:
         offered = view.round if view and view.command == "start" else None
         if offered and offered.number > self._history.left:
             self._start(offered)
+        return None
+
+    def _await_word(self, view: View | None, own: Outcome, since: float) -> Termination | None:
+        """Hear what the store makes of this node's failure.
+
+        It ends the attempt, unless the round in which it happened is over for the others: then
+        this launcher was stopped or cut off meanwhile, and what befell its ranks is history.
+        """
+        if view and view.number > self._history.left:
+            logger.info("round %d was over: its failure counts no more", self._history.left)
+            self._outcome = self._failed_at = None
+        elif time.monotonic() - since > self._limits.farewell:
+            return _termination(own)
         return None
 
     def _start(self, gang: Round) -> None:
@@ -154,11 +148,11 @@ class Agent:
         self._round = gang
 
     def _begin_leaving(self, asked_at: float) -> Termination | None:
-        """Pass SIGTERM on; ranks that have made no step yet have nothing to save."""
+        """Pass SIGTERM on; ranks that have not begun to train have nothing to save."""
         self._leaving = True
         self._deadline = asked_at + max(0.0, self._limits.grace - self._limits.grace_margin)
         ranks = self._ranks
-        if ranks and all(pulse.phase != "start" for pulse in ranks.pulses):
+        if ranks and all(pulse.is_training for pulse in ranks.pulses):
             logger.info("asked to stop: the ranks save at the next step boundary")
             ranks.send(signal.SIGTERM)
             return None
@@ -206,17 +200,22 @@ class Agent:
             self._end_round(clean=saved, cause=None)
             return self._stopped(_SAVED) if saved else self._stopped(_NOT_SAVED, failure)
         if verdict.kind == "failed":
-            self._outcome = failure
-            self._end_round(clean=False, cause=None)
-            return _termination(failure)
+            self._fail(failure)
+            return None
         if verdict.kind == "oom":
             self._end_round(clean=False, cause=None)
             return _termination(failure)
         if verdict.kind == "crash":
             logger.warning("rank %s: %s", failure.rank, failure.message)
-            return self._restart("crash", failure)
+            self._restart("crash", failure)
+            return None
         self._end_round(clean=verdict.kind == "rejoin", cause=_CAUSES[verdict.kind])
         return None
+
+    def _fail(self, failure: Outcome) -> None:
+        """End this node's part, tell the store, and wait for its word."""
+        self._outcome, self._failed_at = failure, time.monotonic()
+        self._end_round(clean=False, cause=None)
 
     def _failure(self, ranks: LocalRanks, verdict: Verdict) -> Outcome:
         """The first failing rank's own words, or what its exit code says."""
@@ -254,46 +253,43 @@ class Agent:
         for local, pulse in running.items():
             limit = self._limits.stall.limit(pulse)
             if not fixed and pulse.silence_seconds(now) > limit:
-                return self._end_stall(ranks, local, limit)
+                self._end_stall(ranks, local, limit)
+                break
         return None
 
-    def _end_stall(self, ranks: LocalRanks, local: int, limit: float) -> Termination | None:
+    def _end_stall(self, ranks: LocalRanks, local: int, limit: float) -> None:
         pulse = ranks.pulses[local]
         logger.warning("local rank %d is silent: stacks follow, then it is killed", local)
-        ranks.send(signal.SIGUSR2)
-        time.sleep(self._limits.dump)
+        self._dump_stacks(ranks)
         failure = self._failure(ranks, Verdict("crash", local, StallError.exit_code))
         error = stalled(failure.rank, pulse, limit)
         outcome = Outcome(
             **{**asdict(failure), "error": type(error).__name__, "message": str(error)},
         )
-        return self._restart("stall", outcome)
+        self._restart("stall", outcome)
 
-    def _restart(self, cause: str, failure: Outcome) -> Termination | None:
+    def _dump_stacks(self, ranks: LocalRanks) -> None:
+        ranks.send(signal.SIGUSR2)
+        ranks.send(signal.SIGCONT)  # one that was stopped shows its stack only when it goes on
+        time.sleep(self._limits.dump)
+
+    def _restart(self, cause: str, failure: Outcome) -> None:
         """Take part in the next round, unless this happens again and again without a step."""
-        history = self._history
-        step = failure.step or 0
-        history.crashes = 1 if step > history.crash_step else history.crashes + 1
-        history.crash_step = max(step, history.crash_step)
-        self._end_round(clean=False, cause=cause)
-        if history.crashes < self._limits.crashes:
-            return None
-        message = f"{failure.message}; {history.crashes} times without a new step"
-        self._outcome = Outcome(**{**asdict(failure), "message": message})
-        return _termination(self._outcome)
+        times = self._history.count_crash(failure.step or 0)
+        if times < self._limits.crashes:
+            self._end_round(clean=False, cause=cause)
+        else:
+            message = f"{failure.message}; {times} times without a new step"
+            self._fail(Outcome(**{**asdict(failure), "message": message}))
 
     def _end_round(self, *, clean: bool, cause: str | None) -> None:
         """Kill what is left of the ranks and be ready for the next round."""
-        history = self._history
         if self._ranks is not None and self._round is not None:
             self._ranks.close()
-            history.pulse = max(self._ranks.pulses, key=lambda p: p.step)
-            history.beats += sum(p.beats for p in self._ranks.pulses)
-            history.left = self._round.number
+            self._history.end_round(self._round.number, self._ranks.pulses, clean=clean)
         if cause:
-            history.restarts[cause] += 1
-            logger.info("left round %d: %s", history.left, cause)
-        history.clean = clean
+            self._history.restarts[cause] += 1
+            logger.info("left round %d: %s", self._history.left, cause)
         self._ranks, self._round, self._port = None, None, free_port()
 
     def _hurry(self, seconds: float) -> None:
@@ -317,7 +313,7 @@ class Agent:
         if view.command == "stop":
             return self._break_off(ranks)
         # Before its first step a rank has no boundary to stop at, and perhaps no handler.
-        ready = all(pulse.phase != "start" for pulse in ranks.pulses)
+        ready = all(pulse.is_training for pulse in ranks.pulses)
         if view.command == "drain" and ready and not (self._draining or self._leaving):
             logger.info("the gang changes: the ranks leave at the next step boundary")
             self._draining = True
@@ -327,6 +323,11 @@ class Agent:
 
     def _break_off(self, ranks: LocalRanks) -> Termination | None:
         """Kill the ranks of a broken round; one that died of an error of its own still tells."""
+        now, stall = time.monotonic(), self._limits.stall
+        if any(2 * pulse.silence_seconds(now) > stall.limit(pulse) for pulse in ranks.pulses):
+            # A stalled rank silences all others too, and any of their launchers may be the first
+            # to break the round: each shows what its ranks did.
+            self._dump_stacks(ranks)
         ranks.kill()
         self._note_result(ranks)
         verdict = judge(ranks.codes, ranks.errors(), done=self._is_done(), oom=False)

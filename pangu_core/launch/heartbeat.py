@@ -11,6 +11,8 @@ WINDOW: Final = 20
 ENOUGH: Final = 3
 # Floors of the step limit that a declared phase may take.
 PHASE_FLOORS: Final = 20
+# Before a rank's first step: no boundary to stop at, and nothing to save.
+_EARLY: Final = ("start", "compile")
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,18 @@ class Pulse:
     loss: float | None = None
     validation_loss: float | None = None
     tokens_per_second: float | None = None
+    skipped: int | None = None
     output: str | None = None
     manifest_sha256: str | None = None
     beats: int = 0
     heard_at: float | None = None
     stepped_at: float | None = None
     step_seconds: tuple[float, ...] = field(default=(), repr=False)
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the rank has a state worth saving, and stops at a step boundary if asked."""
+        return self.phase not in _EARLY
 
     def silence_seconds(self, now: float) -> float:
         """Time since the last sign of life."""
@@ -71,7 +79,7 @@ def hear(pulse: Pulse, line: bytes, now: float) -> Pulse:
         return pulse
     if not isinstance(values, dict) or not isinstance(values.get("phase"), str):
         return pulse
-    step = _number(values, "step")
+    step, skipped = _number(values, "step"), _number(values, "skipped")
     durations = pulse.step_seconds
     steady = pulse.phase == "step" and values["phase"] == "step"
     # Lines heard at one time piled up while the launcher was stopped: they tell no duration.
@@ -85,6 +93,7 @@ def hear(pulse: Pulse, line: bytes, now: float) -> Pulse:
         loss=_latest(values, "loss", pulse.loss),
         validation_loss=_latest(values, "validation_loss", pulse.validation_loss),
         tokens_per_second=_latest(values, "tokens_per_second", pulse.tokens_per_second),
+        skipped=int(skipped) if skipped is not None else pulse.skipped,
         output=values.get("output", pulse.output),
         manifest_sha256=values.get("manifest_sha256", pulse.manifest_sha256),
         beats=pulse.beats + 1,

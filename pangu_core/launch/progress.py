@@ -1,4 +1,4 @@
-"""The launcher's HTTP server: GET /progress and /healthz, in a thread."""
+"""The launcher's HTTP server: GET /progress, /metrics and /healthz, in a thread."""
 
 import contextlib
 import logging
@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
 
+from pangu_core.launch.metrics import CONTENT_TYPE, prometheus_text
 from pangu_core.messages import Progress
 
 PORT_FILE: Final = "progress.port"
@@ -47,10 +48,12 @@ def _handler(report: Callable[[], Progress]) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             if self.path == "/progress":
                 self._answer(200, "application/json", report().to_json())
+            elif self.path == "/metrics":
+                self._answer(200, CONTENT_TYPE, prometheus_text(report()))
             elif self.path == "/healthz":
                 self._answer(200, "text/plain", "ok\n")
             else:
-                self._answer(404, "text/plain", "there are /progress and /healthz\n")
+                self._answer(404, "text/plain", "there are /progress, /metrics and /healthz\n")
 
         def _answer(self, status: int, kind: str, text: str) -> None:
             body = text.encode()

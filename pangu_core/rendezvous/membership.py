@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from pangu_core.errors import RendezvousError
+from pangu_core.errors import EXIT_COMPLETE, RendezvousError
 from pangu_core.rendezvous.protocol import (
     Beat,
     Command,
@@ -86,9 +86,9 @@ def hear(gang: Gang, beat: Beat, now: float) -> Gang:
         if other.id != beat.id and name_of(other.id) == beat.name:
             gang = _forget(gang, other.id, now)
             gang = replace(gang, replaced=(*gang.replaced, other.id)[-REPLACED_LIMIT:])
-    if gang.outcome is None and beat.outcome is not None:
-        gang = replace(gang, outcome=beat.outcome)
     gang = _learn(gang, beat, now)
+    if gang.outcome is None and beat.outcome is not None and _counts(gang, beat, beat.outcome):
+        gang = replace(gang, outcome=beat.outcome)
     if beat.state == "gone":
         return settle(_forget(gang, beat.id, now, clean=beat.clean), now)
     return settle(_leave(_update(gang, beat, now), beat, now), now)
@@ -152,6 +152,16 @@ def settle(gang: Gang, now: float) -> Gang:
     if gang.round is None:
         return _form(gang, now)
     return _grow(gang, now)
+
+
+def _counts(gang: Gang, beat: Beat, outcome: Outcome) -> bool:
+    """Whether an outcome is the attempt's.
+
+    A result is one whoever tells of it. The failure of a round that is over for the others is
+    history: its launcher was stopped or cut off meanwhile.
+    """
+    latest = max(beat.left, beat.round.number if beat.round else 0)
+    return outcome.code == EXIT_COMPLETE or latest >= gang.number
 
 
 def _learn(gang: Gang, beat: Beat, now: float) -> Gang:
@@ -249,9 +259,9 @@ def _is_lost(gang: Gang, member: Member, now: float) -> bool:
     if member.hung_up_at is not None and now - member.hung_up_at > timing.hangup:
         return True
     silent = now - member.heard_at > timing.dead
-    if silent and gang.status == "running" and _is_inside(gang, member):
+    if silent and gang.status in ("running", "draining") and _is_inside(gang, member):
         # A stopped agent does no harm while its ranks work: the steps of the whole gang prove
-        # that they do. A lost node stops them all.
+        # that they do, and its ranks leave with the others. A lost node stops them all.
         return now - max(gang.progressed_at, gang.since) > timing.dead
     return silent
 

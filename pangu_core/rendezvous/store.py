@@ -8,7 +8,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from pangu_core.errors import ConfigError
@@ -25,6 +25,8 @@ from pangu_core.rendezvous.protocol import (
 )
 
 TICK_SECONDS: Final = 0.1
+# Longer between two looks at the clock, and this process was not running.
+BLINK_SECONDS: Final = 0.5
 # Turns of the event loop that a connection needs from its acceptance to its handler, and from
 # its closing to its end; generously.
 SETTLING_TURNS: Final = 5
@@ -34,11 +36,31 @@ MEMBER_LIMIT: Final = 4_096
 logger = logging.getLogger(__name__)
 
 
+class Clock:
+    """Seconds in which this process ran.
+
+    While it was stopped, or starved, it heard nobody: that time must not count as their silence.
+    """
+
+    def __init__(self, source: Callable[[], float] = time.monotonic) -> None:
+        self._source = source
+        self._looked_at = source()
+        self._seconds = 0.0
+
+    def now(self) -> float:
+        """The time; to be asked much more often than once in ``BLINK_SECONDS``."""
+        at = self._source()
+        self._seconds += min(at - self._looked_at, BLINK_SECONDS)
+        self._looked_at = at
+        return self._seconds
+
+
 class Store:
     """Gangs by rendezvous id, and the connections of their agents. Runs in one event loop."""
 
     def __init__(self, timing: Timing | None = None) -> None:
         self._timing = timing or Timing()
+        self._clock = Clock()
         self._gangs: dict[str, Gang] = {}
         self._owners: dict[tuple[str, str], object] = {}  # (gang, agent) -> its connection
 
@@ -60,7 +82,7 @@ class Store:
     async def _watch_the_clock(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            now = time.monotonic()
+            now = self._clock.now()
             for name, gang in list(self._gangs.items()):
                 self._put(name, membership.settle(gang, now))
 
@@ -91,7 +113,7 @@ class Store:
                 self._hang_up(*speaker)
 
     def _answer(self, beat: Beat) -> View:
-        now = time.monotonic()
+        now = self._clock.now()
         gang = self._gangs.get(beat.gang)
         if gang is None:
             if len(self._gangs) >= GANG_LIMIT:
@@ -123,7 +145,7 @@ class Store:
     def _hang_up(self, name: str, member_id: str) -> None:
         gang = self._gangs.get(name)
         if gang is not None:
-            self._put(name, membership.hang_up(gang, member_id, time.monotonic()))
+            self._put(name, membership.hang_up(gang, member_id, self._clock.now()))
 
     def _put(self, name: str, gang: Gang) -> None:
         old = self._gangs.get(name)
