@@ -11,13 +11,11 @@ from pangu_core.config.base import Positive, Settings, Size
 from pangu_core.config.model import PRESETS, Activation, ModelConfig
 from pangu_core.config.stages import DataSettings
 from pangu_core.loading import broken_rule
+from pangu_core.remote.address import is_remote, is_whole, scheme
 
 REMOTE_SCHEMES: Final = ("https", "s3", "pvc")
-
-
-def is_remote(source: str) -> bool:
-    """Whether a source must be fetched before it can be read."""
-    return "://" in source
+# Has credentials and an endpoint.
+STORE_SCHEME: Final = "s3"
 
 
 def _inside_the_workspace(path: str) -> str:
@@ -33,12 +31,22 @@ def _inside_the_workspace(path: str) -> str:
 def _readable_source(source: str) -> str:
     if not is_remote(source):
         return _inside_the_workspace(source)
-    if source.partition("://")[0] not in REMOTE_SCHEMES:
+    if scheme(source) not in REMOTE_SCHEMES:
         raise broken_rule(
             "must be a path in the workspace, or start with https://, s3:// or pvc://",
             "copy the data into the workspace and name it from there",
         )
+    if not is_whole(source):
+        raise broken_rule(
+            "must name a host, bucket or claim and something in it, without ..",
+            "write for example s3://bucket/folder",
+        )
     return source
+
+
+def is_in_a_store(source: object) -> bool:
+    """Whether a source is read or written with credentials, at an endpoint."""
+    return isinstance(source, str) and source.startswith(f"{STORE_SCHEME}://")
 
 
 PATH_LIMIT: Final = 1024
@@ -63,10 +71,25 @@ class SecretName(Settings):
 class Remote(Settings):
     """What a block needs to reach another store."""
 
-    endpoint: str | None = None
-    """Address of an S3 service other than Amazon's."""
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/]+")] | None = None
+    """Address of an S3 service other than Amazon's, for s3://."""
     secret_ref: Reference | None = None
-    """Secret with its credentials."""
+    """Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and perhaps AWS_SESSION_TOKEN, for s3://.
+    `pangu run` takes them from its own environment."""
+
+    @property
+    def elsewhere(self) -> str | None:
+        """The address that the block names, if it names one."""
+        return None
+
+    @model_validator(mode="after")
+    def _says_how_to_reach_a_store(self) -> Self:
+        if (self.endpoint or self.secret_ref) and not is_in_a_store(self.elsewhere):
+            raise broken_rule(
+                "has endpoint or secretRef, which are for an address that begins with s3://",
+                "remove them",
+            )
+        return self
 
 
 class WorkspaceBlock(Settings):
@@ -107,7 +130,8 @@ class ModelBlock(Remote):
     preset: Literal["tiny", "350M", "2.6B", "13B"] | None = None
     """Published sizes by name."""
     from_: Annotated[Source | None, Field(alias="from")] = None
-    """Weights to start from: a path in the workspace, https://, s3:// or pvc://claim/path."""
+    """Weights to start from: a path in the workspace, https:// (a file), s3:// (a file or folder)
+    or pvc://claim/path."""
     num_layers: Size | None = None
     """Transformer layers, the query layer included."""
     hidden_size: Size | None = None
@@ -124,6 +148,11 @@ class ModelBlock(Remote):
     """Default gelu_tanh."""
     init_std: Annotated[float, Field(gt=0)] | None = None
     """Standard deviation of fresh weights; default 0.02."""
+
+    @property
+    def elsewhere(self) -> str | None:
+        """The address that the block names, if it names one."""
+        return self.from_ if self.from_ and is_remote(self.from_) else None
 
     @property
     def sizes(self) -> ModelConfig | None:
@@ -170,7 +199,8 @@ class DataBlock(Remote, DataSettings):
     """Text to train on."""
 
     input: Source | Few[WeightedInput]
-    """Glob of text files in the workspace, https://, s3:// or pvc://, or a list with weights."""
+    """Glob of text files in the workspace, s3:// (a glob too), https:// (a file), pvc://, or a list
+    with weights."""
     format: Literal["text", "jsonl", "chat"] = "text"
     """text: documents separated by blank lines; jsonl: one JSON object a line; chat: messages."""
     json_key: str = "text"
@@ -185,6 +215,11 @@ class DataBlock(Remote, DataSettings):
     """Text for validation, instead of a part of the split."""
     template: WorkspacePath | None = None
     """Template that turns messages into text."""
+
+    @property
+    def elsewhere(self) -> str | None:
+        """The address that the block names, if it names one."""
+        return self.input if isinstance(self.input, str) and is_remote(self.input) else None
 
     @property
     def settings(self) -> DataSettings:
@@ -205,11 +240,22 @@ class ExportBlock(Remote):
     """Weights for another program, or elsewhere."""
 
     to: Source | None = None
-    """Where to write; default: runs/NAME/export."""
+    """Where to write: a path in the workspace or s3://; default: runs/NAME/export."""
     format: Literal["pangu", "megatron", "huggingface", "npy"] = "pangu"
     """Format to write."""
     dtype: Literal["fp32", "bf16", "fp16"] | None = None
     """Cast the weights; default: as they are."""
+
+    @property
+    def elsewhere(self) -> str | None:
+        """The address that the block names, if it names one."""
+        return self.to if self.to and is_remote(self.to) else None
+
+    @model_validator(mode="after")
+    def _can_be_written(self) -> Self:
+        if self.to and scheme(self.to) == "https":
+            raise broken_rule("to is an address of the web, which cannot be written", "use s3://")
+        return self
 
 
 class QueueBlock(Settings):

@@ -116,8 +116,8 @@ def stage_context(
         pod_fields=_pod_fields(pods) | ({"affinity": affinity} if affinity else {}),
         claim_name=spec.workspace.claim_name or names.workspace_claim(job.name),
         resources={key: value for key, value in values["resources"].items() if value},
-        env=values["env"],
-        env_from=values["envFrom"],
+        env=_environment(stage, values["env"]),
+        env_from=[*values["envFrom"], *_credentials(stage)],
         volumes=values["volumes"],
         volume_mounts=values["volumeMounts"],
         shared_memory=pods.shared_memory,
@@ -133,6 +133,20 @@ def stage_context(
         max_nodes=spec.train.nodes.max,
         processes_per_node=str(spec.train.nodes.processes_per_node),
     )
+
+
+def _environment(stage: Stage, own: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The user's variables, and the endpoint of the store that the stage reads or writes."""
+    endpoint = stage.store.endpoint if stage.store else None
+    if endpoint is None:
+        return own
+    others = [each for each in own if each["name"] != names.ENDPOINT_VARIABLE]
+    return [*others, {"name": names.ENDPOINT_VARIABLE, "value": endpoint}]
+
+
+def _credentials(stage: Stage) -> list[dict[str, Any]]:
+    secret = stage.store.secret_ref if stage.store else None
+    return [{"secretRef": secret.dump()}] if secret else []
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from k8s.blocks import is_remote
 from pangu_core.config.base import Settings
 from pangu_core.errors import ConfigError
 
@@ -26,23 +25,21 @@ def _is(*values: str) -> Callable[[Any], bool]:
     return lambda value: value in values
 
 
+def _is_on_a_claim(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("pvc://")
+
+
 _COPY_IT: Final = "copy the files into the workspace and name them from there"
 NOT_BUILT: Final = (
     NotBuilt("train.method", _is("lora"), "use full"),
     NotBuilt("train.lora", _is_set, "use method: full"),
-    NotBuilt("model.from", is_remote, _COPY_IT),
-    NotBuilt("model.endpoint", _is_set, _COPY_IT),
-    NotBuilt("model.secretRef", _is_set, _COPY_IT),
+    NotBuilt("model.from", _is_on_a_claim, _COPY_IT),
     NotBuilt("data.input", lambda value: isinstance(value, list), "use one glob"),
-    NotBuilt("data.input", lambda value: isinstance(value, str) and is_remote(value), _COPY_IT),
-    NotBuilt("data.endpoint", _is_set, _COPY_IT),
-    NotBuilt("data.secretRef", _is_set, _COPY_IT),
+    NotBuilt("data.input", _is_on_a_claim, _COPY_IT),
     NotBuilt("data.validation", _is_set, "take the validation text from data.split"),
     NotBuilt("data.format", _is("chat"), "use text or jsonl"),
     NotBuilt("data.template", _is_set, "use format text or jsonl"),
-    NotBuilt("export.to", is_remote, "write into the workspace and copy it from there"),
-    NotBuilt("export.endpoint", _is_set, "write into the workspace and copy it from there"),
-    NotBuilt("export.secretRef", _is_set, "write into the workspace and copy it from there"),
+    NotBuilt("export.to", _is_on_a_claim, "write into the workspace and copy it from there"),
     NotBuilt("resumeFrom", _is_set, "run a job of the same name, which goes on by itself"),
     NotBuilt("queue", _is_set, "remove it"),
     NotBuilt("limits.gpuHours", _is_set, "remove it"),

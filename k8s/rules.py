@@ -261,6 +261,12 @@ RULES: Final[dict[str, tuple[Rule, ...]]] = {
             f"must be a path in the workspace, or start with https://, s3:// or pvc://; {_COPY_IT}",
         ),
         Rule(
+            "!self.contains('://') || self.matches('^[a-z0-9]+://[^/?]+/+[^/?]')"
+            " && !self.split('/').exists(p, p == '..')",
+            "must name a host, bucket or claim and something in it, without ..; write for example "
+            "s3://bucket/folder",
+        ),
+        Rule(
             f"self.contains('://') || self != '' && {_INSIDE}",
             f"must be relative to the workspace and stay inside it; {_COPY_IT}",
         ),

@@ -24,6 +24,7 @@ from k8s.blocks import (
     SplitBlock,
     WorkspaceBlock,
     WorkspacePath,
+    is_in_a_store,
 )
 from k8s.placement import PodsByStage, PodSettings, Resources
 from pangu_core.config.base import Settings, divisors
@@ -190,6 +191,19 @@ class JobSpec(Settings):
                 seen="ReadWriteOnce",
                 rule="more than one pod uses the volume, and they may run on several nodes",
                 fix=f"use ReadWriteMany, or pin pods.nodeSelector {names.HOST_LABEL} to one node",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_pod_fetches_everything(self) -> Self:
+        model, data = self.model, self.data
+        one, other = ((b.endpoint, b.secret_ref) for b in (model, data))
+        if is_in_a_store(model.elsewhere) and is_in_a_store(data.elsewhere) and one != other:
+            raise ConfigError(
+                "data.endpoint, data.secretRef",
+                seen="others than those of model",
+                rule="one pod fetches both, with one endpoint and one Secret",
+                fix="write the same for both, or copy one into the workspace",
             )
         return self
 

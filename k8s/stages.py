@@ -1,20 +1,25 @@
 """From a job to the stages it consists of, and to what each stage's pods read."""
 
+import glob
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from k8s import names
+from k8s.blocks import Remote, is_in_a_store
 from k8s.spec import PanguJob
 from pangu_core.config.base import Settings
 from pangu_core.config.stages import (
     ConvertConfig,
+    FetchConfig,
+    FetchSource,
     PreprocessConfig,
     ReshardConfig,
     RunIdentity,
     TrainConfig,
 )
 from pangu_core.errors import ConfigError
+from pangu_core.remote.address import has_wildcards, is_remote, split
 from pangu_core.workspace import RunPaths
 
 
@@ -31,6 +36,17 @@ class Stage:
         return _CONFIGS[self.name](self.job, run)
 
     @property
+    def store(self) -> Remote | None:
+        """How its pods reach a store elsewhere, if the job file says it."""
+        spec = self.job.spec
+        blocks: dict[str, tuple[Remote | None, ...]] = {
+            "fetch": (spec.model, spec.data),
+            "export": (spec.export,),
+        }
+        used = [b for b in blocks.get(self.name, ()) if b and is_in_a_store(b.elsewhere)]
+        return used[0] if used else None
+
+    @property
     def is_training(self) -> bool:
         """Whether many pods run it together (a PyTorchJob), not one (a Job)."""
         return self.name == names.TRAIN
@@ -40,6 +56,7 @@ def plan(job: PanguJob) -> tuple[Stage, ...]:
     """The stages of a job in the order in which they run; they follow from the spec alone."""
     spec = job.spec
     wanted = {
+        "fetch": bool(spec.model.elsewhere or spec.data.elsewhere),
         "convert": spec.model.from_ is not None,
         "split": spec.split.always,
         "preprocess": True,
@@ -67,11 +84,30 @@ def find(job: PanguJob, name: str) -> Stage:
     return stages[name]
 
 
+def _fetch(job: PanguJob, run: RunIdentity) -> FetchConfig:
+    spec = job.spec
+    sources = []
+    for field, url in (("model.from", spec.model.elsewhere), ("data.input", spec.data.elsewhere)):
+        if url:
+            folders = field == "model.from"  # text is named file by file, or by a pattern
+            target = _fetched(job, field)
+            sources.append(FetchSource(field=field, url=url, target=target, folders=folders))
+    return FetchConfig(run=run, sources=tuple(sources))
+
+
+def _fetched(job: PanguJob, field: str) -> str:
+    """Folder of what a field's address brings."""
+    return f"{RunPaths(job.name).fetched}/{field.partition('.')[0]}"
+
+
 def _convert(job: PanguJob, run: RunIdentity) -> ConvertConfig:
-    assert job.spec.model.from_ is not None
+    source = job.spec.model.from_
+    assert source is not None
+    if is_remote(source):
+        source = f"{_fetched(job, 'model.from')}/{split(source)[1]}"
     return ConvertConfig(
         run=run,
-        source=job.spec.model.from_,
+        source=source,
         target=RunPaths(job.name).converted,
         model=job.spec.model.sizes,
     )
@@ -91,9 +127,14 @@ def _preprocess(job: PanguJob, run: RunIdentity) -> PreprocessConfig:
     data = job.spec.data
     assert isinstance(data.input, str)
     assert data.format != "chat"
+    pattern = data.input
+    if is_remote(pattern):
+        below = split(pattern)[1]
+        below = below if has_wildcards(pattern) else glob.escape(below)
+        pattern = f"{_fetched(job, 'data.input')}/{below}"
     return PreprocessConfig(
         run=run,
-        input=data.input,
+        input=pattern,
         format=data.format,
         json_key=data.json_key,
         split_sentences=data.split_sentences,
@@ -129,7 +170,8 @@ def _export(job: PanguJob, run: RunIdentity) -> ConvertConfig:
     return ConvertConfig(
         run=run,
         source=paths.model,
-        target=export.to or paths.export,
+        target=paths.export if export.elsewhere else export.to or paths.export,
+        copy_to=export.elsewhere,
         from_format="pangu",
         to_format=export.format,
         dtype=export.dtype,
@@ -137,6 +179,7 @@ def _export(job: PanguJob, run: RunIdentity) -> ConvertConfig:
 
 
 _CONFIGS: Final[dict[str, Callable[[PanguJob, RunIdentity], Settings]]] = {
+    "fetch": _fetch,
     "convert": _convert,
     "split": _split,
     "preprocess": _preprocess,

@@ -62,10 +62,11 @@ def plan_pod(
         pod: a Pod with one container.
         places: where its volumes are.
         wiring: addresses and ports.
-        environment: what the process inherits; the manifest's own variables win.
+        environment: what the process inherits, in place of whole Secrets too; the manifest's own
+            variables win.
 
     Raises:
-        ConfigError: the pod needs what only a cluster has, such as a Secret.
+        ConfigError: the pod needs what only a cluster has, such as a ConfigMap of the user's.
     """
     spec = pod["spec"]
     container = spec["containers"][0]
@@ -98,8 +99,9 @@ def plan_pod(
 def _own_variables(
     pod: Mapping[str, Any], container: Mapping[str, Any], wiring: Wiring
 ) -> dict[str, str]:
-    if container.get("envFrom"):
-        raise _cluster_only("envFrom", container["envFrom"])
+    for source in container.get("envFrom", ()):
+        if "secretRef" not in source:  # a Secret's variables come from the caller's own
+            raise _cluster_only("envFrom", source)
     own = {}
     for variable in container.get("env", ()):
         name = variable["name"]

@@ -66,6 +66,8 @@ class FetchSource(Settings):
     """A file, a folder, or a pattern: s3:// or https://."""
     target: str
     """Folder in the workspace; what is in it and no longer there is removed."""
+    folders: bool = True
+    """Whether the address may be a folder, all of which comes; else a file or a pattern."""
 
 
 class FetchConfig(Settings):

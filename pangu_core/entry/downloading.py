@@ -50,10 +50,10 @@ class _Coming:
         return max(0, (self.file.size or 0) - self.num_there)
 
 
-def bring(remote: Remote, folder: Path, report: Report) -> bool:
+def bring(remote: Remote, folder: Path, report: Report, *, folders: bool = True) -> bool:
     """Make a folder hold the files that an address means, and no others.
 
-    Returns whether anything changed. Interrupted, the next call goes on where it stopped, unless
+    ``folders``: whether the address may be a folder. Returns whether anything changed. Interrupted, the next call goes on where it stopped, unless
     the file there has changed.
 
     Raises:
@@ -62,7 +62,7 @@ def bring(remote: Remote, folder: Path, report: Report) -> bool:
         WorkspaceError: there is no room for the files.
         OSError: the volume refused.
     """
-    wanted = remote.matches()
+    wanted = remote.matches(folders=folders)
     folder.mkdir(parents=True, exist_ok=True)
     index = _read_index(folder)
     coming = [

@@ -27,7 +27,8 @@ def fetch() -> Termination:
         for source in config.sources:
             with progress(f"{STAGE} {source.field}") as report:
                 remote = Remote(source.url, subject=source.field)
-                has_changed |= bring(remote, resolve(source.target), report)
+                target = resolve(source.target)
+                has_changed |= bring(remote, target, report, folders=source.folders)
     return Termination(code=0, output=paths.fetched, skipped=not has_changed)
 
 

@@ -67,13 +67,13 @@ class Remote:
         """Whether any part of a file can be read; of web servers only some can do it."""
         return scheme(self.url) not in WEB
 
-    def matches(self) -> dict[str, RemoteFile]:
+    def matches(self, *, folders: bool = True) -> dict[str, RemoteFile]:
         """The files that the address means, by their path below the folder that it begins with.
 
         A pattern means what it matches, a folder all that is in it.
 
         Raises:
-            ConfigError: there are none.
+            ConfigError: there are none, or it is a folder where none may be.
         """
         name = split(self.url)[1]
         with self._told():
@@ -84,7 +84,10 @@ class Remote:
             else:
                 info = self._fs.info(self._root)
                 if info["type"] != "directory":
-                    return {name: _file(info)}
+                    return self._inside({name: _file(info)})
+                if not folders:
+                    fix = f"write {self.url}/*.txt"
+                    raise self._refusal(ConfigError, "a folder", "must name files", fix)
                 return {f"{name}/{path}": file for path, file in self.files().items()}
         kept = {path: _file(info) for path, info in files.items() if info["type"] == "file"}
         if not kept:

@@ -71,7 +71,7 @@ def test_each_pod_sees_the_devices_it_asked_for(index, devices):
 @pytest.mark.parametrize(
     "container",
     [
-        {"envFrom": [{"secretRef": {"name": "s"}}]},
+        {"envFrom": [{"configMapRef": {"name": "s"}}]},
         {"env": [{"name": "K", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]},
         {"volumeMounts": [{"name": "secret", "mountPath": "/s"}]},
     ],
@@ -79,6 +79,12 @@ def test_each_pod_sees_the_devices_it_asked_for(index, devices):
 def test_what_only_a_cluster_has_is_refused_by_name(container):
     with pytest.raises(ConfigError, match="exists on a cluster only"):
         launched(**container)
+
+
+def test_the_variables_of_a_secret_come_from_the_shell():
+    shell = {"AWS_ACCESS_KEY_ID": "mine"}
+    launch = launched(envFrom=[{"secretRef": {"name": "s3"}}], environment=shell)
+    assert launch.environment["AWS_ACCESS_KEY_ID"] == "mine"
 
 
 def test_this_machines_python_stays_where_it_is_even_below_a_mount(monkeypatch):

@@ -21,7 +21,8 @@ OLDEST_KUBERNETES = "1.31"
 WHOLE = (
     "model.from=weights/old",
     "split={always: true}",
-    "export={}",
+    "export={to: s3://b/out, endpoint: 'https://minio', secretRef: {name: keys}}",
+    "data.input=s3://b/*.txt",
     "workspace={size: 10Gi, storageClassName: fast}",
     "metadata.uid=1b4e28ba-2fa1-11d2-883f-0016d3cca427",
     "metadata.namespace=research",
@@ -265,3 +266,17 @@ def test_every_value_in_a_template_goes_through_the_filter():
     for template in (ROOT / "k8s" / "templates").glob("*.j2"):
         for expression in re.findall(r"\{\{(.*?)\}\}", template.read_text(encoding="utf-8")):
             assert expression.strip().endswith("| to_yaml") or expression.strip() == "field"
+
+
+def test_credentials_and_endpoint_reach_the_pods_that_need_them(job):
+    access = "secretRef: {name: keys}, endpoint: 'https://minio:9000'"
+    own = "pods={env: [{name: AWS_ENDPOINT_URL, value: 'http://mine'}]}"
+    data = f"data={{input: 's3://b/*.txt', {access}}}"
+    manifests = {stage: render_stage(job(data, own), stage) for stage in ("fetch", "preprocess")}
+    fetch, preprocess = (find(each, "Job") for each in manifests.values())
+    (container,) = pod_of(fetch)["spec"]["containers"]
+    assert container["command"] == ["python", "-m", "pangu_core.entry.fetch"]
+    assert container["envFrom"] == [{"secretRef": {"name": "keys"}}]
+    assert environment_of(fetch)["AWS_ENDPOINT_URL"] == "https://minio:9000"
+    assert environment_of(preprocess)["AWS_ENDPOINT_URL"] == "http://mine"
+    assert problems(manifests["fetch"]) == []
