@@ -5,6 +5,7 @@ from typing import Final
 
 from controller.observe import AttemptView, Observed
 from controller.status import with_condition
+from controller.summary import summary
 from controller.workspace_claim import workspace_problem
 from k8s.status import JobStatus, Phase, Truth
 from pangu_core.errors import shorten
@@ -28,7 +29,7 @@ def with_conditions(
     view = observed.attempt(live.stage, live.number) if live else None
     running = sum(p.phase == "Running" for p in view.pods) if view else 0
     phase = _phase(status, running, is_suspended=observed.job.suspend, is_clear=is_clear)
-    status = replace(status, phase=phase)
+    status = replace(status, phase=phase, summary=summary(status, observed.job, running=running))
     findings: dict[str, Finding] = {
         "Accepted": _accepted(observed),
         "Queued": _queued(observed, view),
