@@ -1,8 +1,13 @@
-"""owner.json: whose a folder is, and the newest attempt of each stage that writes there: the fence.
+"""owner.json: whose a folder is, and who of each stage writes there: the fence.
 
-{"name": "my-run", "uid": "5c1f...", "attempts": {"preprocess": 1, "train": 3}}
+{"name": "my-run", "uid": "5c1f...", "attempts": {"train": 3}, "claims": {"train": "9d0a..."}}
+
+A lower attempt than the newest is shut out. Within an attempt of training, ranks of a round that
+the rendezvous gave up may live on, unseen since their launcher is stopped or cut off: each round
+claims the folder before it loads, under a token of its own, and the one before may commit no more.
 """
 
+import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
@@ -11,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pangu_core.checkpoint import durable
 from pangu_core.config.stages import RunIdentity
-from pangu_core.errors import WorkspaceError
+from pangu_core.errors import RendezvousError, WorkspaceError
 
 OWNER_FILE: Final = "owner.json"
 
@@ -23,31 +28,41 @@ class Owner:
     name: str
     uid: str
     attempts: dict[str, int] = field(default_factory=dict)
+    claims: dict[str, str] = field(default_factory=dict)
 
 
 _ADAPTER: Final = TypeAdapter(Owner)
 
 
-def claim(folder: Path, run: RunIdentity, stage: str) -> None:
+def claim(folder: Path, run: RunIdentity, stage: str) -> str:
     """Record that this attempt of a stage writes in a folder; strangers and older ones may not.
+
+    Returns the token of this claim, which ends those before.
 
     Raises:
         WorkspaceError: another run or a newer attempt owns the folder.
     """
-    owner = check(folder, run, stage)
-    if owner.attempts.get(stage) != run.attempt:
-        attempts = {**owner.attempts, stage: run.attempt}
-        folder.mkdir(parents=True, exist_ok=True)
-        durable.replace_json(
-            folder / OWNER_FILE, asdict(Owner(name=run.name, uid=run.uid, attempts=attempts))
-        )
+    owner, token = check(folder, run, stage), secrets.token_hex(8)
+    attempts = {**owner.attempts, stage: run.attempt}
+    claims = {**owner.claims, stage: token}
+    folder.mkdir(parents=True, exist_ok=True)
+    claimed = Owner(name=run.name, uid=run.uid, attempts=attempts, claims=claims)
+    durable.replace_json(folder / OWNER_FILE, asdict(claimed))
+    return token
 
 
-def check(folder: Path, run: RunIdentity, stage: str) -> Owner:
+def check(folder: Path, run: RunIdentity, stage: str, *, token: str = "") -> Owner:
     """Who owns a folder; the run itself if nobody did.
+
+    Args:
+        folder: where ``owner.json`` lies.
+        run: who asks.
+        stage: for which stage.
+        token: of the claim that must still hold; empty: any does.
 
     Raises:
         WorkspaceError: another run or a newer attempt of the stage.
+        RendezvousError: a later round of this attempt claimed the folder.
     """
     owner = _read(folder / OWNER_FILE) or Owner(name=run.name, uid=run.uid)
     if owner.uid != run.uid:
@@ -64,6 +79,14 @@ def check(folder: Path, run: RunIdentity, stage: str) -> Owner:
             seen=f"attempt {run.attempt} of {stage}",
             rule=f"a newer attempt ({newest}) owns this folder",
             fix="nothing: this attempt was replaced and may end",
+        )
+    latest = owner.claims.get(stage, token)
+    if token and latest != token:
+        raise RendezvousError(
+            str(folder),
+            seen=f"claim {latest} of {stage}, not ours ({token})",
+            rule="a later round of this attempt writes here",
+            fix="nothing: this round was given up by the others and may end",
         )
     return owner
 

@@ -43,16 +43,17 @@ class Store:
     def __init__(self, root: Path, *, fence: Path | None = None) -> None:
         self.root = root
         self.fence = fence or root
+        self._token = ""  # of this process's claim
 
     def claim(self, run: RunIdentity) -> None:
-        """Record that this attempt writes here from now on; older ones are shut out.
+        """Record that this process's world writes here from now on; earlier ones are shut out.
 
-        One process of the attempt calls it when training starts, and ``save`` does again.
+        One process of the world calls it before it loads; the first save does it otherwise.
 
         Raises:
             WorkspaceError: another run or a newer attempt owns the folder.
         """
-        ownership.claim(self.fence, run, STAGE)
+        self._token = ownership.claim(self.fence, run, STAGE)
         self.root.mkdir(parents=True, exist_ok=True)
 
     def save(
@@ -84,8 +85,12 @@ class Store:
 
         Raises:
             WorkspaceError: another run or a newer attempt owns the folder.
+            RendezvousError: a later round of this attempt does.
         """
-        self.claim(run)
+        if self._token:
+            ownership.check(self.fence, run, STAGE, token=self._token)
+        else:
+            self.claim(run)
         durable.remove_temporaries(self.root)
         return durable.new_temporary(self.root, f"step-{step:08d}-{run.attempt}")
 
@@ -94,11 +99,12 @@ class Store:
 
         Raises:
             WorkspaceError: another run or a newer attempt owns the folder.
+            RendezvousError: a later round of this attempt does.
             CheckpointError: the slices do not make up the model.
             OSError: the volume refused.
         """
         run, step = request.header.run, request.step
-        ownership.check(self.fence, run, STAGE)
+        ownership.check(self.fence, run, STAGE, token=self._token)
         final = self.root / f"step-{step:08d}"
         digest = commit(
             temporary,

@@ -19,6 +19,7 @@ from pangu_core.parallel.rng import DropoutKey
 from pangu_core.training.diagnosis import describe, find_faults
 from pangu_core.training.heartbeat import Heartbeat
 from pangu_core.training.metrics import MetricsWriter, finite, flops_per_token, utilisation
+from pangu_core.training.sample_log import SampleLog
 from pangu_core.training.saving import Saving
 from pangu_core.training.schedule import learning_rate
 from pangu_core.training.session import Session, relative_to_workspace
@@ -76,6 +77,7 @@ class Loop:
         self.saving = Saving(session, heartbeat=heartbeat, write=self._write)
         self.patience = Patience(session.config.train)
         self.metrics: MetricsWriter | None = None
+        self.samples: SampleLog | None = None
         self.speed = Speed()
 
     def run(self) -> Outcome:
@@ -83,11 +85,12 @@ class Loop:
         position, resumed = self.session.load(self.heartbeat.alive)
         self.saving.resume(position, resumed)
         self.heartbeat.beat("start", step=position.step, skipped=position.skipped)
-        with self._open_metrics() as self.metrics:
+        with self._open_metrics() as self.metrics, self._open_samples() as self.samples:
             self._write(
                 "start",
                 step=position.step,
                 steps=self.session.plan.steps,
+                attempt=self.session.config.run.attempt,
                 round=self.round_number,
                 world_size=self.session.place.world_size,
             )
@@ -114,6 +117,8 @@ class Loop:
                 num_samples=session.plan.global_batch_size,
                 settings=session.config.train.loss_scale,
             )
+            if self.samples is not None:
+                self.samples.write(position.step, batches)
             if result.is_applied:
                 self._report(position, result)
             else:
@@ -232,7 +237,10 @@ class Loop:
             return
         self.heartbeat.beat("evaluate")
         batches = session.feed.validation_batches(settings.batches, session.place.dp)
-        loss = evaluate(session.replica, batches)
+        loss = evaluate(session.replica, batches, must_stop=self._is_interrupted)
+        if loss is None:
+            logger.info("step %d: the evaluation was broken off by a stop", position.step)
+            return
         self.heartbeat.beat("evaluate", validation_loss=finite(loss))
         if finite(loss) is None:
             logger.warning("step %d: the validation loss is %g", position.step, loss)
@@ -240,6 +248,11 @@ class Loop:
             self._write("evaluate", step=position.step, validation_loss=loss)
             self.saving.evaluated(loss)
         self.speed.restart()
+
+    def _is_interrupted(self) -> bool:
+        """Asked between two batches of an evaluation."""
+        self.heartbeat.alive()
+        return self.stop.is_asked
 
     def _complete(self, position: Position, loss: float | None) -> Outcome:
         """The final checkpoint's manifest is the proof of success."""
@@ -253,6 +266,18 @@ class Loop:
             return nullcontext()
         paths = RunPaths(self.session.config.run.name)
         return MetricsWriter(resolve(paths.metrics), resolve(paths.tensorboard))
+
+    def _open_samples(self) -> AbstractContextManager[SampleLog | None]:
+        """Tensor ranks train on the same samples: one of them tells."""
+        session = self.session
+        if not session.config.train.log_samples or session.place.tp.rank:
+            return nullcontext()
+        return SampleLog(
+            resolve(RunPaths(session.config.run.name).samples),
+            rank=session.place.rank,
+            attempt=session.config.run.attempt,
+            round_number=self.round_number,
+        )
 
     def _write(self, event: str, **values: Any) -> None:
         if self.metrics is not None:

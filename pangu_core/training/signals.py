@@ -16,6 +16,11 @@ class StopRequests:
         self.must_go = False
         self.must_regroup = False
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether this rank was asked to stop, for whatever reason."""
+        return self.must_go or self.must_regroup
+
     def listen(self) -> None:
         """Install the handlers (main thread only)."""
         signal.signal(signal.SIGTERM, self._on_terminate)

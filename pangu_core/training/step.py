@@ -1,7 +1,7 @@
 """One optimizer step: forward and backward over the micro-batches, clip, update."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -142,16 +142,27 @@ def train_step(
 
 
 @torch.no_grad()
-def evaluate(replica: Replica, batches: Sequence[MicroBatch]) -> float:
-    """Mean loss over the loss-bearing tokens of all data ranks' batches."""
+def evaluate(
+    replica: Replica,
+    batches: Sequence[MicroBatch],
+    *,
+    must_stop: Callable[[], bool] = lambda: False,
+) -> float | None:
+    """Mean loss over the loss-bearing tokens of all data ranks' batches.
+
+    Returns None if a rank was asked to stop: they agree on it after every batch.
+    """
     total = count = 0.0
     place = replica.place
     for _, batch in batches:
-        total += float(token_loss(replica.model, batch, place.device).sum())
-        count += float(batch.loss_mask.sum())
-    if place.tp.rank:
-        total = count = 0.0
-    total, count = sum_over_world([total, count], place)
+        own = [float(token_loss(replica.model, batch, place.device).sum())]
+        own += [float(batch.loss_mask.sum())]
+        # Tensor ranks hold the same loss: count it once.
+        values = [0.0, 0.0] if place.tp.rank else own
+        loss, tokens, stopping = sum_over_world([*values, float(must_stop())], place)
+        if stopping:
+            return None
+        total, count = total + loss, count + tokens
     return total / count
 
 

@@ -279,7 +279,7 @@ def test_training_in_fp16_stays_near_fp32(ranks, tmp_path_factory):
         plan = Round(workspace, 2, 20, train={"precision": precision})
         losses[precision] = ranks.run(4, train, plan)[0][0]
     assert losses["fp32"][20] < losses["fp32"][1] - 0.1
-    assert losses["fp16"] == pytest.approx(losses["fp32"], abs=2e-3)
+    assert losses["fp16"] == pytest.approx(losses["fp32"], abs=5e-4)
 
 
 def test_overflow_at_the_smallest_scale_ends_training(ranks, workspace):
