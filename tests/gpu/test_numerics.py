@@ -1,5 +1,7 @@
 """On a CUDA device the numbers are those of the CPU, and two runs give the same bits."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -37,7 +39,13 @@ def batch(documents: bool = True) -> Batch:
     )
 
 
-def step(device: str, parameter: torch.dtype, compute: torch.dtype, documents: bool = True):
+def step(
+    device: str,
+    parameter: torch.dtype,
+    compute: torch.dtype,
+    documents: bool = True,
+    loss_scale: float = 1.0,
+):
     """Loss, gradient norm and parameters after one update."""
     place = alone(device)
     model = PanguModel(CONFIG, Build(ALONE, parameter, compute)).to(device)
@@ -52,6 +60,7 @@ def step(device: str, parameter: torch.dtype, compute: torch.dtype, documents: b
         dropout=DropoutKey(1, 1, 0),
         rate=1e-3,
         clip_norm=1.0,
+        loss_scale=loss_scale,
     )
     values = {owned.name: owned.local.detach().cpu() for owned in parameters}
     return result.loss, result.grad_norm, values
@@ -74,7 +83,24 @@ def test_a_bfloat16_step_is_near_the_float32_one():
     assert half[1] == pytest.approx(full[1], rel=2e-2)
 
 
-@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+def test_a_float16_step_is_near_the_float32_one():
+    half = step("cuda", torch.float32, torch.float16, loss_scale=1024.0)
+    full = step("cuda", torch.float32, torch.float32)
+    assert half[0] == pytest.approx(full[0], rel=2e-3)
+    assert half[1] == pytest.approx(full[1], rel=2e-2)
+
+
+def test_a_float16_step_that_overflows_changes_nothing():
+    loss, norm, after = step("cuda", torch.float32, torch.float16, loss_scale=2.0**40)
+    before = PanguModel(CONFIG, Build())
+    initialise(before, seed=3)
+    assert math.isfinite(loss)
+    assert math.isnan(norm)
+    for name, value in before.named_parameters():
+        assert torch.equal(after[name], value), name
+
+
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16, torch.float16])
 def test_two_runs_give_the_same_bits(compute):
     first, second = (step("cuda", torch.float32, compute, documents=False) for _ in range(2))
     assert first[:2] == second[:2]
