@@ -27,6 +27,13 @@ class Axis:
     size: int = 1
     group: dist.ProcessGroup | None = None
 
+    @property
+    def group_name(self) -> str:
+        """What the functional collectives know the group by."""
+        assert self.group is not None
+        name: str = self.group.group_name
+        return name
+
 
 ALONE = Axis()
 

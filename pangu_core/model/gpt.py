@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from pangu_core.config.model import Activation, ModelConfig
 from pangu_core.dist import ALONE, Axis
 from pangu_core.model.cache import CachePlace, KVCache
-from pangu_core.parallel.embedding import VocabParallelEmbedding
+from pangu_core.parallel.embedding import PositionTable, VocabParallelEmbedding
 from pangu_core.parallel.linear import ColumnParallelLinear, ParallelInput, RowParallelLinear
 from pangu_core.parallel.rng import Dropout, DropoutKey
 
@@ -34,17 +34,25 @@ class Build:
     attention_dropout: float = 0.0
     hidden_dropout: float = 0.0
     recompute: bool = False
+    sequence_parallel: bool = False
+    compile: bool = False
+
+    @property
+    def stream(self) -> Axis:
+        """The axis over which the stream between tensor-parallel regions is spread."""
+        return self.axis if self.sequence_parallel else ALONE
 
 
 @dataclass(frozen=True)
 class Pass:
     """What every layer of one forward pass shares.
 
-    ``mask_B1TS`` is True where a query may see a key; None means plain causal.
+    ``mask_B1TS`` is True where a query may see a key; None means plain causal. ``dropout`` is the
+    key as ``DropoutKey.tensor`` makes it.
     """
 
     mask_B1TS: torch.Tensor | None = None
-    dropout: DropoutKey | None = None
+    dropout: torch.Tensor | None = None
     cache: KVCache | None = None
     place: CachePlace | None = None
 
@@ -75,11 +83,11 @@ class Attention(nn.Module):
         hidden, axis, dtype = config.hidden_size, build.axis, build.parameter_dtype
         self.layer = layer
         self.head_size = config.head_size
-        self.enter = ParallelInput(axis)
+        self.enter = ParallelInput(axis, build.stream)
         self.query = ColumnParallelLinear(hidden, hidden, axis, dtype)
         self.key = ColumnParallelLinear(hidden, hidden, axis, dtype)
         self.value = ColumnParallelLinear(hidden, hidden, axis, dtype)
-        self.output = RowParallelLinear(hidden, hidden, axis, dtype)
+        self.output = RowParallelLinear(hidden, hidden, axis, dtype, stream=build.stream)
         self.dropout = Dropout(build.attention_dropout, f"layers.{layer}.attention", axis)
 
     def forward(
@@ -120,10 +128,10 @@ class Mlp(nn.Module):
     def __init__(self, config: ModelConfig, build: Build) -> None:
         super().__init__()
         hidden, axis, dtype = config.hidden_size, build.axis, build.parameter_dtype
-        self.enter = ParallelInput(axis)
+        self.enter = ParallelInput(axis, build.stream)
         self.up = ColumnParallelLinear(hidden, 4 * hidden, axis, dtype)
         self.activation = ACTIVATIONS[config.activation]
-        self.down = RowParallelLinear(4 * hidden, hidden, axis, dtype)
+        self.down = RowParallelLinear(4 * hidden, hidden, axis, dtype, stream=build.stream)
 
     def forward(self, x_BTC: torch.Tensor) -> torch.Tensor:
         """Map [B, T, C] to [B, T, C]."""
@@ -138,10 +146,14 @@ class Layer(nn.Module):
         self.recompute = build.recompute
         self.ln1 = LayerNorm(config, build.parameter_dtype)
         self.attention = Attention(config, build, layer)
-        self.attention_dropout = Dropout(build.hidden_dropout, f"layers.{layer}.attention_out")
+        self.attention_dropout = Dropout(
+            build.hidden_dropout, f"layers.{layer}.attention_out", stream=build.stream
+        )
         self.ln2 = LayerNorm(config, build.parameter_dtype)
         self.mlp = Mlp(config, build)
-        self.mlp_dropout = Dropout(build.hidden_dropout, f"layers.{layer}.mlp_out")
+        self.mlp_dropout = Dropout(
+            build.hidden_dropout, f"layers.{layer}.mlp_out", stream=build.stream
+        )
 
     def forward(
         self, x_BTC: torch.Tensor, run: Pass, query_BTC: torch.Tensor | None = None
@@ -174,15 +186,21 @@ class PanguModel(nn.Module):
         dtype, length, hidden = build.parameter_dtype, config.sequence_length, config.hidden_size
         self.config = config
         self.axis = build.axis
+        self.stream = build.stream
         self.compute_dtype = build.compute_dtype
-        self.word_embedding = VocabParallelEmbedding(config.vocab_size, hidden, build.axis, dtype)
-        self.position_embedding = Table(length, hidden, dtype)
-        self.query_embedding = Table(length, hidden, dtype)
-        self.embedding_dropout = Dropout(build.hidden_dropout, "embedding")
+        self.word_embedding = VocabParallelEmbedding(
+            config.vocab_size, hidden, build.axis, dtype, stream=build.stream
+        )
+        self.position_embedding = PositionTable(length, hidden, dtype, stream=build.stream)
+        self.query_embedding = PositionTable(length, hidden, dtype, stream=build.stream)
+        self.embedding_dropout = Dropout(build.hidden_dropout, "embedding", stream=build.stream)
         body = config.num_layers - 1
         self.layers = nn.ModuleList(Layer(config, build, index) for index in range(body))
         self.ln_f = LayerNorm(config, dtype)
         self.query_layer = Layer(config, build, body)
+        if build.compile:
+            for layer in (*self.layers, self.query_layer):
+                layer.forward = torch.compile(layer.forward, fullgraph=True, dynamic=False)
 
     def forward(
         self,
@@ -211,9 +229,11 @@ class PanguModel(nn.Module):
             positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
             positions_BT = positions_BT.expand_as(tokens_BT)
         run = _plan_pass(positions_BT, documents_BT, dropout, cache)
+        # Generation works on single positions, which cannot be spread.
+        assert self.stream.size == 1 or (cache is None and last_B is None)
         x_BTC = self.word_embedding(tokens_BT, self.compute_dtype)
         x_BTC = x_BTC + self.position_embedding(positions_BT, self.compute_dtype)
-        x_BTC = self.embedding_dropout(x_BTC, dropout)
+        x_BTC = self.embedding_dropout(x_BTC, run.dropout)
         for layer in self.layers:
             x_BTC = layer(x_BTC, run)
         x_BTC = self.ln_f(x_BTC)
@@ -222,18 +242,6 @@ class PanguModel(nn.Module):
         if last_B is not None:
             x_BTC = x_BTC[torch.arange(len(x_BTC), device=x_BTC.device), last_B][:, None]
         return self.word_embedding.logits(x_BTC)
-
-
-class Table(nn.Module):
-    """A learned table, looked up by position; the same on every rank."""
-
-    def __init__(self, rows: int, hidden_size: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(rows, hidden_size, dtype=dtype))
-
-    def forward(self, positions_BT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Rows at int64 positions, [B, T, C]."""
-        return F.embedding(positions_BT, self.weight).to(dtype)
 
 
 def fast_gelu(x: torch.Tensor) -> torch.Tensor:
@@ -273,4 +281,4 @@ def _plan_pass(
     if documents_BT is not None:
         same = documents_BT[:, None, :, None] == documents_BT[:, None, None, :]
         mask = same & causal_mask(same)
-    return Pass(mask_B1TS=mask, dropout=dropout)
+    return Pass(mask_B1TS=mask, dropout=None if dropout is None else dropout.tensor())

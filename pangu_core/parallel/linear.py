@@ -8,23 +8,24 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pangu_core.dist import Axis
-from pangu_core.parallel.collectives import copy_to, reduce_from
+from pangu_core.dist import ALONE, Axis
+from pangu_core.parallel.collectives import enter, leave
 
 
 class ParallelInput(nn.Module):
-    """The door into a tensor-parallel region: identity forward, gradient summed backward.
+    """The door into a tensor-parallel region: the whole stream forward, gradient summed backward.
 
     Layers that read one input share one door, and so one collective.
     """
 
-    def __init__(self, axis: Axis) -> None:
+    def __init__(self, axis: Axis, stream: Axis = ALONE) -> None:
         super().__init__()
         self.axis = axis
+        self.stream = stream
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Mark ``x`` [..., C] as read by every rank of the axis."""
-        return copy_to(x, self.axis)
+        """Map this rank's part of the stream to all of it, [B, T, C], read by every rank."""
+        return enter(x, self.axis, self.stream)
 
 
 class ColumnParallelLinear(nn.Module):
@@ -50,14 +51,23 @@ class RowParallelLinear(nn.Module):
     The bias is held whole by every rank and added once, after the sum.
     """
 
-    def __init__(self, in_size: int, out_size: int, axis: Axis, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        axis: Axis,
+        dtype: torch.dtype,
+        *,
+        stream: Axis = ALONE,
+    ) -> None:
         super().__init__()
         assert in_size % axis.size == 0, (in_size, axis.size)
         self.axis = axis
+        self.stream = stream
         self.weight = nn.Parameter(torch.empty(out_size, in_size // axis.size, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_size, dtype=dtype))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map this rank's [..., in / tp] to the whole [..., out]."""
+        """Map this rank's [B, T, in / tp] to its part of the stream, [B, T/stream, out]."""
         partial = F.linear(x, self.weight.to(x.dtype))
-        return reduce_from(partial, self.axis) + self.bias.to(x.dtype)
+        return leave(partial, self.axis, self.stream) + self.bias.to(x.dtype)

@@ -37,7 +37,8 @@ def settle(config: TrainConfig, model: ModelConfig, micro_batch_size: int | None
             change of world size changes nothing else.
 
     Raises:
-        ConfigError: heads do not divide, or sequences are longer than the position table.
+        ConfigError: heads or sequences do not divide, or sequences are longer than the position
+            table.
     """
     train = config.train
     if model.num_heads % train.tensor_parallel:
@@ -54,6 +55,14 @@ def settle(config: TrainConfig, model: ModelConfig, micro_batch_size: int | None
             seen=length,
             rule=f"must not exceed the model's position table ({model.sequence_length})",
             fix=f"use {model.sequence_length} or less",
+        )
+    if train.sequence_parallel and length % train.tensor_parallel:
+        raise ConfigError(
+            "train.sequenceLength",
+            seen=length,
+            rule=f"must be a multiple of train.tensorParallel ({train.tensor_parallel}), "
+            "since train.sequenceParallel gives every rank an equal part",
+            fix=f"use {length - length % train.tensor_parallel}, or leave sequenceParallel out",
         )
     if train.micro_batch_size != "auto":
         micro = train.micro_batch_size

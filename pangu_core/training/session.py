@@ -273,4 +273,6 @@ def _build(config: TrainConfig, place: Topology) -> Build:
         attention_dropout=train.attention_dropout,
         hidden_dropout=train.hidden_dropout,
         recompute=train.recompute,
+        sequence_parallel=train.sequence_parallel,
+        compile=train.compile,
     )

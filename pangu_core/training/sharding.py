@@ -13,8 +13,9 @@ from torch import nn
 
 from pangu_core import layout
 from pangu_core.checkpoint.reshard import held_part
-from pangu_core.dist import Topology
+from pangu_core.dist import Axis, Topology
 from pangu_core.model.gpt import PanguModel
+from pangu_core.parallel.collectives import all_reduce
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class OwnedParameter:
         local: the plain tensor that the optimizer trains; shares memory with ``source``.
         is_counted: False on the ranks whose copy is a repetition of tensor rank 0's; such a
             copy enters neither norms nor checkpoints.
+        is_partial: True where the gradient covers this tensor rank's part of the sequence only,
+            and the ranks' must be summed.
     """
 
     name: str
@@ -37,6 +40,7 @@ class OwnedParameter:
     source: nn.Parameter
     local: nn.Parameter
     is_counted: bool
+    is_partial: bool
 
     def real(self, tensor: torch.Tensor) -> torch.Tensor:
         """The rows of a tensor of ``local``'s shape that are no padding (a view)."""
@@ -74,6 +78,23 @@ def forget_gradients(parameters: Sequence[OwnedParameter]) -> None:
         owned.local.grad = None
 
 
+def adopt_gradients(parameters: Sequence[OwnedParameter], tensor_axis: Axis) -> None:
+    """Hand the model's gradients to the tensors that the optimizer trains.
+
+    Called once a step, after the last micro-batch: here partial gradients are made whole, in one
+    reduction over the tensor axis.
+    """
+    for owned in parameters:
+        owned.adopt_gradient()
+    partial = [owned.local.grad for owned in parameters if owned.is_partial]
+    grads = [grad for grad in partial if grad is not None]
+    if grads:
+        joined = all_reduce(torch.cat([grad.flatten() for grad in grads]), tensor_axis)
+        sums = joined.split([grad.numel() for grad in grads])
+        for grad, total in zip(grads, sums, strict=True):
+            grad.copy_(total.view_as(grad))
+
+
 def _spread(model: PanguModel, place: Topology) -> None:
     # Two seconds of imports: a rank without a data axis starts, and recovers, without them.
     from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -103,5 +124,13 @@ def _owned(
     part = held_part(name, shape, place.tp.size, tp_rank, place.dp.size, place.dp.rank)
     local = nn.Parameter(_plain(parameter.detach())) if place.dp.size > 1 else parameter
     return OwnedParameter(
-        name, shape, part, parameter, local, is_counted=is_cut or place.tp.rank == 0
+        name=name,
+        shape=shape,
+        part=part,
+        source=parameter,
+        local=local,
+        is_counted=is_cut or place.tp.rank == 0,
+        # What every tensor rank holds whole stands between the regions, and so works on the
+        # rank's part of a spread stream.
+        is_partial=not is_cut and model.stream.size > 1,
     )

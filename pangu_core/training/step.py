@@ -124,8 +124,7 @@ def train_step(
         device=place.device,
         loss_scale=loss_scale,
     )
-    for owned in parameters:
-        owned.adopt_gradient()
+    sharding.adopt_gradients(parameters, place.tp)
     # Tensor ranks hold the same loss: count it once.
     own_loss = loss_sum if place.tp.rank == 0 else 0.0
     own_square, own_finite = optimizing.measure_gradients(parameters)

@@ -80,13 +80,13 @@ def test_attention_by_hand_is_the_librarys(tokens):
 
 
 def test_dropout_is_a_function_of_its_key_and_place():
-    x = torch.ones(1000)
+    x, key, other = torch.ones(1000), KEY.tensor(), DropoutKey(1, 2, 4).tensor()
     drop = Dropout(0.25, "here")
-    assert torch.equal(drop(x, KEY), drop(x, KEY))
-    assert not torch.equal(drop(x, KEY), Dropout(0.25, "there")(x, KEY))
-    assert not torch.equal(drop(x, KEY), drop(x, DropoutKey(1, 2, 4)))
-    assert (drop(x, KEY) == 0).double().mean().item() == pytest.approx(0.25, abs=0.05)
-    assert sorted(set(drop(x, KEY).tolist())) == pytest.approx([0.0, 4 / 3])
+    assert torch.equal(drop(x, key), drop(x, key))
+    assert not torch.equal(drop(x, key), Dropout(0.25, "there")(x, key))
+    assert not torch.equal(drop(x, key), drop(x, other))
+    assert (drop(x, key) == 0).double().mean().item() == pytest.approx(0.25, abs=0.05)
+    assert sorted(set(drop(x, key).tolist())) == pytest.approx([0.0, 4 / 3])
     assert drop(x, None) is x
 
 

@@ -27,6 +27,13 @@ def test_a_sequence_longer_than_the_position_table_is_refused():
         settle(config(sequenceLength=257), TINY, None)
 
 
+def test_a_sequence_that_sequence_parallelism_cannot_cut_evenly_is_refused():
+    uneven = {"sequenceLength": 255, "tensorParallel": 2, "nodes": {"min": 2, "max": 2}}
+    assert settle(config(**uneven), TINY, None).sequence_length == 255
+    with pytest.raises(ConfigError, match=r"sequenceLength: 255.*Parallel \(2\).*use 254"):
+        settle(config(**uneven, sequenceParallel=True), TINY, None)
+
+
 def test_a_micro_batch_larger_than_the_global_batch_is_refused():
     with pytest.raises(ConfigError, match="microBatchSize: 65"):
         settle(config(microBatchSize=65), TINY, None)
