@@ -151,7 +151,7 @@ class TensorFile:
         try:
             with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, IsADirectoryError) as error:
             raise damaged(path, "no such file", "must be there") from error
         except ValueError as error:  # an empty file cannot be mapped
             raise damaged(path, "an empty file", "must hold tensors") from error

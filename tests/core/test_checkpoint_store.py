@@ -52,35 +52,6 @@ def flip(path, position=-1):
     path.write_bytes(data)
 
 
-DAMAGES = {
-    "a flipped weight": lambda folder: flip(folder / "model-00000.safetensors"),
-    "a flipped moment": lambda folder: flip(folder / "optimizer-00000.safetensors", -2000),
-    "a flipped header": lambda folder: flip(folder / "model-00000.safetensors", 1200),
-    "a flipped length": lambda folder: flip(folder / "model-00000.safetensors", 6),
-    "a truncated shard": lambda folder: os.truncate(folder / "model-00000.safetensors", 5000),
-    "an empty shard": lambda folder: os.truncate(folder / "optimizer-00000.safetensors", 0),
-    "a missing shard": lambda folder: (folder / "optimizer-00000.safetensors").unlink(),
-    "a missing manifest": lambda folder: (folder / "manifest.json").unlink(),
-    "a truncated manifest": lambda folder: os.truncate(folder / "manifest.json", 900),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_skipped(damage, store, small, caplog):
-    save(store, small, 10)
-    DAMAGES[damage](save(store, small, 20))
-    assert load_newest(store, load_step) == 10
-    assert "step-00000020" in caplog.text
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_everywhere_is_an_error_and_never_a_fresh_start(damage, store, small):
-    for step in (10, 20):
-        DAMAGES[damage](save(store, small, step))
-    with pytest.raises(CheckpointError):
-        load_newest(store, load_step)
-
-
 def test_the_damaged_tensor_is_named(store, small):
     folder = save(store, small, 10)
     flip(folder / "model-00000.safetensors")
