@@ -116,7 +116,8 @@ class Attention(nn.Module):
         # The library draws attention dropout from the global generator; ours is a function of
         # the key, so the probabilities are formed here.
         wide = torch.promote_types(q_BNTH.dtype, torch.float32)
-        scores = (q_BNTH @ k_BNSH.transpose(2, 3)).to(wide) / self.head_size**0.5
+        # Scaled before the product, as in the original: after it fp16 may have overflowed.
+        scores = ((q_BNTH / self.head_size**0.5) @ k_BNSH.transpose(2, 3)).to(wide)
         mask = run.mask_B1TS if run.mask_B1TS is not None else causal_mask(scores)
         weights = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1).to(q_BNTH.dtype)
         return self.dropout(weights, run.dropout) @ v_BNSH
