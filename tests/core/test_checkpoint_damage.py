@@ -75,7 +75,7 @@ def take_from_before(folder, name):
 DAMAGES = {
     "a flipped weight": lambda folder: flip(folder / MODEL),
     "a flipped moment": lambda folder: flip(folder / OPTIMIZER),
-    "a flipped first moment": lambda folder: flip(folder / OPTIMIZER, -9000),
+    "a flipped first moment": lambda folder: flip(folder / OPTIMIZER, -6000),
     "a flipped header of a shard": lambda folder: flip(folder / MODEL, b"shape"),
     "a flipped length of a header": lambda folder: flip(folder / MODEL, 6),
     "a truncated shard": lambda folder: os.truncate(folder / MODEL, 5000),
