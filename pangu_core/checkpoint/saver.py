@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from pangu_core.checkpoint import durable
-from pangu_core.checkpoint.agreement import Gather, agree, alone, attempt, together
+from pangu_core.checkpoint.agreement import Gather, agree, alone, together
+from pangu_core.checkpoint.background import Task, wait_for_all
 from pangu_core.checkpoint.manifest import Header, StoredSlice
 from pangu_core.checkpoint.reader import unseen
 from pangu_core.checkpoint.staging import Staged, Staging
@@ -24,9 +24,6 @@ from pangu_core.checkpoint.writer import Piece, write_shard
 
 if TYPE_CHECKING:  # the store offers a save that waits, made of this one
     from pangu_core.checkpoint.store import Store
-
-# How often ranks that wait for a save tell each other, and the launcher, that it moves.
-LISTEN_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -68,31 +65,6 @@ class _Shard:
     copy_seconds: float  # from begin until a GPU had copied its part
 
 
-class _Task:
-    """Work on a thread of its own, which dies with the process."""
-
-    def __init__(self, work: Callable[[Tally], Any]) -> None:
-        self.num_bytes = 0
-        self.outcome: Any = None  # a result or a Failure, once it is over
-        self._thread = Thread(target=self._run, args=(work,), name="save", daemon=True)
-        self._thread.start()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether there is an outcome."""
-        return not self._thread.is_alive()
-
-    def wait(self, seconds: float) -> None:
-        """Return when it is over, or after so many seconds."""
-        self._thread.join(seconds)
-
-    def _run(self, work: Callable[[Tally], Any]) -> None:
-        self.outcome = attempt(lambda: work(self._count))
-
-    def _count(self, num_bytes: int) -> None:
-        self.num_bytes += num_bytes
-
-
 @dataclass
 class _Flight:
     """The save that is under way."""
@@ -100,7 +72,7 @@ class _Flight:
     request: Request
     temporary: Path
     began: float
-    task: _Task
+    task: Task
     is_committing: bool = False
     stall_seconds: float = 0.0
 
@@ -163,7 +135,7 @@ class Saver:
             copy_seconds = time.monotonic() - began
             return _Shard(write_shard(temporary, self._rank, copies.pieces, tally), copy_seconds)
 
-        self._flight = _Flight(request, temporary, began, _Task(write))
+        self._flight = _Flight(request, temporary, began, Task(write, name="save"))
         if has_direct:
             self._wait(self._flight.task)
         self._flight.stall_seconds = time.monotonic() - began
@@ -234,7 +206,7 @@ class Saver:
         assert temporary is not None
         return temporary, copies or Staged(pieces), any(direct for _, direct in outcomes)
 
-    def _committing(self, flight: _Flight, shards: Sequence[_Shard]) -> _Task:
+    def _committing(self, flight: _Flight, shards: Sequence[_Shard]) -> Task:
         def commit(tally: Tally) -> tuple[Saved, float] | None:
             if self._rank != 0:
                 return None
@@ -244,24 +216,11 @@ class Saver:
             self._after_commit(saved)
             return saved, seconds
 
-        return _Task(commit)
+        return Task(commit, name="save")
 
-    def _wait(self, task: _Task) -> None:
-        """Return when all ranks are idle.
-
-        None of them waits inside a collective for long: a rank that is done tells its launcher
-        that it lives as long as bytes move anywhere, and no longer.
-        """
-        before = -1
-        while True:
-            task.wait(LISTEN_SECONDS)
-            everyone = self._gather((task.is_over, task.num_bytes))
-            if all(is_over for is_over, _ in everyone):
-                return
-            written = sum(num_bytes for _, num_bytes in everyone)
-            if written > before:
-                self._sign_of_life()
-            before = written
+    def _wait(self, task: Task) -> None:
+        """Return when all ranks are idle."""
+        wait_for_all(task, self._gather, self._sign_of_life)
 
     def _remove(self, temporary: Path | None) -> None:
         if self._rank == 0 and temporary is not None:

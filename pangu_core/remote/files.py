@@ -3,7 +3,8 @@
 fsspec and what it brings are imported when the first address is opened: s3fs takes two seconds.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,7 @@ BLOCK_BYTES: Final = 8 << 20
 # Parts of a file that are sent at a time, of 50 MB or more each: bounds the memory of a trainer.
 PARTS_AT_ONCE: Final = 4
 _SILENCE_SECONDS: Final = 60
+Count = Callable[[int], None]  # bytes more
 # What changes with a file's content, by the names that file systems have for it.
 _VERSIONS: Final = ("ETag", "Content-MD5", "Last-Modified", "mtime", "created")
 
@@ -160,20 +162,27 @@ class Remote:
                 yield block[max(0, start - position) :]
                 position += len(block)
 
-    def download(self, name: str, target: Path) -> None:
-        """Copy a file of the folder to this machine; the local file is replaced."""
-        with self._told():
-            self._fs.get_file(self._path(name), str(target))
+    def download(self, name: str, target: Path, count: Count | None = None) -> None:
+        """Copy a file of the folder to this machine's disk; the local file is replaced.
 
-    def upload(self, source: Path, name: str) -> None:
+        ``count`` is told of bytes that came.
+        """
+        with self._told():
+            self._fs.get_file(self._path(name), str(target), callback=_callback(count))
+        with target.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def upload(self, source: Path, name: str, count: Count | None = None) -> None:
         """Copy a local file into the folder, and look whether it arrived whole.
+
+        ``count`` is told of bytes that were sent.
 
         Raises:
             RemoteError: it has another size there.
         """
         size = source.stat().st_size
         with self._told():
-            self._fs.put_file(str(source), self._path(name))
+            self._fs.put_file(str(source), self._path(name), callback=_callback(count))
             found = self._fs.info(self._path(name))["size"]
         if found != size:
             seen = f"{name} has {found} bytes there"
@@ -235,11 +244,28 @@ def _file(info: dict[str, Any]) -> RemoteFile:
     return RemoteFile(info["name"], info["size"], str(version))
 
 
+def _callback(count: Count | None) -> Any:
+    """What fsspec tells of bytes on their way."""
+    from fsspec.callbacks import Callback  # see the module
+
+    told = 0
+
+    def tell(size: int | None, value: int, **_: object) -> None:
+        nonlocal told
+        if count is not None:
+            count(value - told)
+        told = value
+
+    return Callback(hooks={"count": tell})
+
+
 def _options(kind: str) -> dict[str, Any]:
     """What a file system is told: nothing may be remembered from one listing to the next."""
     fresh: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
     if kind == "s3":
-        return {**fresh, "max_concurrency": PARTS_AT_ONCE}
+        # s3fs tries again by itself; botocore below it only once, so that failures are known soon
+        retries = {"retries": {"total_max_attempts": 2, "mode": "standard"}}
+        return {**fresh, "max_concurrency": PARTS_AT_ONCE, "config_kwargs": retries}
     if kind in WEB:
         import aiohttp  # fsspec's own choice for the web; its limit of 5 minutes a file must go
 

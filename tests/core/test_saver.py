@@ -8,7 +8,7 @@ import psutil
 import pytest
 import torch
 
-from pangu_core.checkpoint import durable, saver, tensor_file
+from pangu_core.checkpoint import background, durable, saver, tensor_file
 from pangu_core.checkpoint.manifest import Layout
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.saver import Request, Saver
@@ -200,7 +200,7 @@ def test_what_follows_a_commit_is_part_of_the_save(store, small):
 
 
 def test_a_rank_that_waits_lives_as_long_as_bytes_move_anywhere(store, small, gate, monkeypatch):
-    monkeypatch.setattr(saver, "LISTEN_SECONDS", 0.01)
+    monkeypatch.setattr(background, "LISTEN_SECONDS", 0.01)
     signs, looks = [0, 0], [0]
 
     def one(rank, gather):
