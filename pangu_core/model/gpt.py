@@ -35,7 +35,6 @@ class Build:
     hidden_dropout: float = 0.0
     recompute: bool = False
     sequence_parallel: bool = False
-    compile: bool = False
 
     @property
     def stream(self) -> Axis:
@@ -116,7 +115,7 @@ class Attention(nn.Module):
         # The library draws attention dropout from the global generator; ours is a function of
         # the key, so the probabilities are formed here.
         wide = torch.promote_types(q_BNTH.dtype, torch.float32)
-        # Scaled before the product, as in the original: after it fp16 may have overflowed.
+        # Scaled before the product: after it fp16 may have overflowed.
         scores = ((q_BNTH / self.head_size**0.5) @ k_BNSH.transpose(2, 3)).to(wide)
         mask = run.mask_B1TS if run.mask_B1TS is not None else causal_mask(scores)
         weights = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1).to(q_BNTH.dtype)
@@ -199,9 +198,6 @@ class PanguModel(nn.Module):
         self.layers = nn.ModuleList(Layer(config, build, index) for index in range(body))
         self.ln_f = LayerNorm(config, dtype)
         self.query_layer = Layer(config, build, body)
-        if build.compile:
-            for layer in (*self.layers, self.query_layer):
-                layer.forward = torch.compile(layer.forward, fullgraph=True, dynamic=False)
 
     def forward(
         self,

@@ -4,10 +4,11 @@ A pass of its own over the step that failed, made once before training ends with
 usual step does not look at its micro-batches one by one.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -18,7 +19,9 @@ from pangu_core.parallel.rng import DropoutKey
 from pangu_core.training import sharding
 from pangu_core.training.step import MicroBatch, Replica, backward, token_loss
 
-NAMED_MICRO_BATCHES = 3  # in a message; the others are counted
+NAMED_MICRO_BATCHES: Final = 2  # in a message, which must stay short; the log has all
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, order=True)
@@ -42,7 +45,7 @@ def find_faults(
     """Compute each micro-batch of a step again, alone; the same list on every rank.
 
     All ranks must call it at once, with the step's own arguments and unchanged weights. Copies
-    that only keep the ranks in step are not reported. Gradients are dropped.
+    that only keep the ranks in step are not reported. Gradients are dropped. The log gets all.
     """
     found = []
     for index, batch in batches:
@@ -61,7 +64,12 @@ def find_faults(
             found.append(_fault(index, batch, "gradient", range(len(batch.tokens))))
     sharding.forget_gradients(replica.parameters)
     everywhere = {fault for faults in gather_over_world(found, replica.place) for fault in faults}
-    return sorted(fault for fault in everywhere if fault.rows)
+    faults = sorted(fault for fault in everywhere if fault.rows)
+    if replica.place.is_first:
+        for fault in faults:
+            ids = _listed(fault.sample_ids)
+            logger.error("micro-batch %d, %s: sample ids %s", fault.micro_batch, fault.kind, ids)
+    return faults
 
 
 def describe(faults: Sequence[Fault], *, first_sample: int, micro_batch_size: int) -> str:
@@ -82,8 +90,8 @@ def describe(faults: Sequence[Fault], *, first_sample: int, micro_batch_size: in
         named.append(
             f"micro-batch {fault.micro_batch} ({fault.kind}): samples {numbers} (ids {ids})"
         )
-    rest = len(faults) - len(named)
-    return "; ".join(named) + (f"; and {rest} more" if rest else "")
+    count = f"{len(faults)} micro-batches, first " if len(faults) > len(named) else ""
+    return count + "; ".join(named)
 
 
 def _fault(index: int, batch: Batch, kind: str, rows: Iterable[int]) -> Fault:

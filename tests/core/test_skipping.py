@@ -66,7 +66,9 @@ def test_faults_are_named_by_global_sample_and_id():
 
 def test_no_more_faults_are_named_than_fit_a_message():
     faults = [Fault(number, "loss", (0,), (number,)) for number in range(9)]
-    assert describe(faults, first_sample=0, micro_batch_size=1).endswith("(ids 2); and 6 more")
+    text = describe(faults, first_sample=0, micro_batch_size=1)
+    assert text.startswith("9 micro-batches, first micro-batch 0 (loss)")
+    assert text.endswith("micro-batch 1 (loss): samples 1 (ids 1)")
 
 
 def save(small, folder, **header) -> bytes:

@@ -287,7 +287,7 @@ def test_overflow_at_the_smallest_scale_ends_training(ranks, workspace):
     plan = Round(workspace, 2, train={"lossScale": scale})
     message = (
         r"step 2: gradients overflow at loss scale 5\.49756e\+11: "
-        r"micro-batch 0 \(gradient\): samples 6 to 7 \(ids \d+, \d+\); micro-batch 1 "
+        r"3 micro-batches, first micro-batch 0 \(gradient\): samples 6 to 7 \(ids \d+, \d+\); "
     )
     with pytest.raises(AssertionError, match=message):
         ranks.run(4, train, plan)
