@@ -94,6 +94,8 @@ class Loop:
                 round=self.round_number,
                 world_size=self.session.place.world_size,
             )
+            if self.session.config.train.compile:
+                self.heartbeat.beat("compile")  # until the first step ends
             try:
                 return self._train(position)
             except TrainingError as error:  # the numbers are the world's, so all ranks are here

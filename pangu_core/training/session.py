@@ -21,6 +21,7 @@ from pangu_core.config.stages import TrainConfig
 from pangu_core.data.vocabulary import find_vocabulary
 from pangu_core.dist import Topology, gather_over_world
 from pangu_core.errors import ConfigError
+from pangu_core.model.compiling import compile_layers
 from pangu_core.model.gpt import Build, PanguModel
 from pangu_core.training import optimizer as optimizing
 from pangu_core.training import state
@@ -77,6 +78,8 @@ class Session:
         plan = settle(config, sizes, _resolved_earlier(store))
         feed = Feed.open(resolve(config.token_files), config.data, plan, config.train.seed)
         model = PanguModel(sizes, _build(config, place)).to(place.device)
+        if config.train.compile:
+            compile_layers(model, place.device)
         parameters = shard(model, place)
         optimizer = optimizing.build(parameters, config.train.optimizer)
         return cls(
@@ -274,5 +277,4 @@ def _build(config: TrainConfig, place: Topology) -> Build:
         hidden_dropout=train.hidden_dropout,
         recompute=train.recompute,
         sequence_parallel=train.sequence_parallel,
-        compile=train.compile,
     )
