@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
-from pangu_core.checkpoint import durable, ownership
+from pangu_core.checkpoint import durable
 from pangu_core.checkpoint.agreement import Failure, attempt
 from pangu_core.checkpoint.manifest import FILE_NAME
 from pangu_core.checkpoint.mirror import Mirror
-from pangu_core.checkpoint.store import STAGE, Store
+from pangu_core.checkpoint.store import Store
 from pangu_core.config.stages import RunIdentity
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Copier:
 
     def _mend(self) -> None:
         """Make the copies those of the checkpoints here, the newest first."""
-        ownership.check(self._store.fence, self._run, STAGE)
+        self._store.check_claim(self._run)
         if self._mirror is None:
             mirror = Mirror(self._url, count=self._count)
             mirror.check_owner(self._run)

@@ -56,6 +56,15 @@ class Store:
         self._token = ownership.claim(self.fence, run, STAGE)
         self.root.mkdir(parents=True, exist_ok=True)
 
+    def check_claim(self, run: RunIdentity) -> None:
+        """Refuse if the claim of this process's world does not hold any more.
+
+        Raises:
+            WorkspaceError: another run or a newer attempt owns the folder.
+            RendezvousError: a later round of this attempt does.
+        """
+        ownership.check(self.fence, run, STAGE, token=self._token)
+
     def save(
         self,
         step: int,
@@ -88,7 +97,7 @@ class Store:
             RendezvousError: a later round of this attempt does.
         """
         if self._token:
-            ownership.check(self.fence, run, STAGE, token=self._token)
+            self.check_claim(run)
         else:
             self.claim(run)
         durable.remove_temporaries(self.root)
@@ -104,7 +113,7 @@ class Store:
             OSError: the volume refused.
         """
         run, step = request.header.run, request.step
-        ownership.check(self.fence, run, STAGE, token=self._token)
+        self.check_claim(run)
         final = self.root / f"step-{step:08d}"
         digest = commit(
             temporary,

@@ -70,8 +70,10 @@ class CheckpointConfig(Settings):
     """Checkpoints with the lowest validation loss to keep besides the newest."""
     asynchronous: bool = True
     """Copy the state into host memory and write it while training goes on; false: wait for it."""
-    copy_to: str | None = None
-    """Folder elsewhere (s3://, file://, ...) that gets a copy of every committed checkpoint."""
+    copy_to: Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://.+")] | None = None
+    """Folder elsewhere (s3://bucket/prefix, file:///mount/folder, ...) of this run's own, that gets
+    a copy of every checkpoint that is kept. A workspace without a checkpoint gets the newest back.
+    Credentials come from the environment: podsByStage.train.envFrom."""
 
 
 class EvaluateConfig(Settings):

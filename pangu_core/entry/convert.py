@@ -1,6 +1,7 @@
 """``pangu convert``: weights of another format made into a checkpoint."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -8,7 +9,7 @@ import click
 
 from pangu_core.config.model import Activation
 from pangu_core.config.stages import ConvertConfig, RunIdentity
-from pangu_core.entry import formats, process
+from pangu_core.entry import formats, process, uploading
 from pangu_core.entry.rewriting import (
     dtype_option,
     require_both,
@@ -27,15 +28,26 @@ def convert_stage(stage: str) -> Termination:
     """The pod's work of ``convert`` and ``export``: everything is in the config file."""
     config = process.read_config(ConvertConfig)
     strategy = resolve(config.strategy) if config.strategy else None
-    return run_stage(
+    is_written = formats.writer(config.to_format).is_written
+
+    def write(source: Path, target: Path) -> str:
+        digest = formats.convert(source, target, config, strategy=strategy, replace_old=True)
+        if config.copy_to:
+            uploading.upload(target, config.copy_to)
+        return digest
+
+    def is_there(target: Path) -> bool:
+        url = config.copy_to
+        return is_written(target) and (url is None or uploading.is_uploaded(target, url))
+
+    result = run_stage(
         stage,
         config,
-        lambda source, target: formats.convert(
-            source, target, config, strategy=strategy, replace_old=True
-        ),
+        write,
         inputs=lambda source: formats.reader(source, config.from_format).inputs(source),
-        is_written=formats.writer(config.to_format).is_written,
+        is_written=is_there,
     )
+    return replace(result, output=config.copy_to) if config.copy_to else result
 
 
 def convert_by_hand(

@@ -40,7 +40,8 @@ def train(stop: StopRequests) -> Outcome:
     heartbeat = Heartbeat(config.train.steps)
     heartbeat.beat("start")
     with process_group():
-        session = Session.open(config, topology(config.train.tensor_parallel))
+        place = topology(config.train.tensor_parallel)
+        session = Session.open(config, place, heartbeat.alive)
         loop = Loop(
             session,
             stop=stop,

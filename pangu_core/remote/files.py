@@ -111,7 +111,7 @@ class Remote:
             {
                 path.removeprefix(base): _file(info)
                 for path, info in found.items()
-                if info["type"] == "file" and not path.endswith("/")
+                if info["type"] == "file" and path.startswith(base) and not path.endswith("/")
             }
         )
 

@@ -110,8 +110,7 @@ class Loop:
             self._pause(self.saving.advance(are_all_idle=agreed.are_all_idle))
             if agreed.must_stop:
                 self.saving.save_now(position)
-                code = EXIT_STOPPED if self.stop.must_go else EXIT_REJOIN
-                return Outcome(code, position.step, loss)
+                return self._leave(position, loss)
             before, result = position, self._step(position, batches, agreed.num_tokens)
             loss = finite(result.loss)
             position = before.after(
@@ -259,9 +258,16 @@ class Loop:
     def _complete(self, position: Position, loss: float | None) -> Outcome:
         """The final checkpoint's manifest is the proof of success."""
         saved = self.saving.save_final(position)
+        if not self.saving.finish_copies(lambda: self.stop.is_asked):
+            return self._leave(position, loss)
         output = relative_to_workspace(saved.folder)
         self.heartbeat.beat("done", output=output, manifest_sha256=saved.manifest_sha256)
         return Outcome(EXIT_COMPLETE, position.step, loss, output, saved.manifest_sha256)
+
+    def _leave(self, position: Position, loss: float | None) -> Outcome:
+        """The end of a round that goes on elsewhere, or later."""
+        code = EXIT_STOPPED if self.stop.must_go else EXIT_REJOIN
+        return Outcome(code, position.step, loss)
 
     def _open_metrics(self) -> AbstractContextManager[MetricsWriter | None]:
         if not self.session.place.is_first:

@@ -52,6 +52,7 @@ class Saving:
 
     def advance(self, *, are_all_idle: bool) -> bool:
         """Go on with a save if all ranks agreed that they can; whether there was one to go on with."""
+        self._report_copies()
         if not (self._saver.in_flight and are_all_idle):
             return False
         self._take_in(self._saver.advance())
@@ -91,6 +92,13 @@ class Saving:
         assert self._saved is not None
         return self._saved
 
+    def finish_copies(self, must_leave: Callable[[], bool]) -> bool:
+        """Wait for the final checkpoint's copy elsewhere; False if a rank must leave before."""
+        try:
+            return self._session.copies.finish(self._heartbeat.alive, must_leave=must_leave)
+        finally:
+            self._report_copies()
+
     def record_failure(self, error: Exception) -> None:
         """Training failed; remember it if no checkpoint was committed since the one resumed from."""
         if self._origin is not None:
@@ -115,6 +123,11 @@ class Saving:
             seconds=finished.seconds,
             stall_seconds=finished.stall_seconds,
         )
+
+    def _report_copies(self) -> None:
+        for copied in self._session.copies.reports():
+            step = int(copied.folder.partition("-")[2]) if copied.folder else None
+            self._write("copy", copied_step=step, seconds=copied.seconds, error=copied.error)
 
     def _warn_once(self, every_steps: int) -> None:
         if not self._is_warned and self._session.place.is_first:

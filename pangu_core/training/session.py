@@ -20,11 +20,12 @@ from pangu_core.config.model import ModelConfig
 from pangu_core.config.stages import TrainConfig
 from pangu_core.data.vocabulary import find_vocabulary
 from pangu_core.dist import Topology, gather_over_world
-from pangu_core.errors import ConfigError
+from pangu_core.errors import CheckpointError, ConfigError
 from pangu_core.model.compiling import compile_layers
 from pangu_core.model.gpt import Build, PanguModel
 from pangu_core.training import optimizer as optimizing
 from pangu_core.training import state
+from pangu_core.training.copies import Copies
 from pangu_core.training.feed import Feed
 from pangu_core.training.loss_scale import LossScale
 from pangu_core.training.plan import Plan, settle
@@ -62,18 +63,29 @@ class Session:
     replica: Replica
     feed: Feed
     store: Store
+    copies: Copies
     vocabulary: Path
 
     @classmethod
-    def open(cls, config: TrainConfig, place: Topology) -> Self:
+    def open(
+        cls, config: TrainConfig, place: Topology, sign_of_life: Callable[[], None] = unseen
+    ) -> Self:
         """Build all parts; weights are not loaded yet.
+
+        A lost workspace gets its newest checkpoint back from the copies elsewhere, if there are
+        any; ``sign_of_life`` is called as bytes come.
 
         Raises:
             ConfigError: the settings do not fit the model, or a file is missing.
             DataError: the token files cannot be used.
+            CheckpointError: there are copies elsewhere, but none that can be trusted.
+            RemoteError: they could not be fetched.
         """
         paths = RunPaths(config.run.name)
         store = Store(resolve(paths.checkpoints), fence=resolve(paths.root))
+        gather = partial(gather_over_world, place=place)
+        copies = Copies(config, store, gather=gather, rank=place.rank)
+        copies.bring_back(sign_of_life, only_if_lost=True)
         sizes = _model_config(config)
         plan = settle(config, sizes, _resolved_earlier(store))
         feed = Feed.open(resolve(config.token_files), config.data, plan, config.train.seed)
@@ -89,6 +101,7 @@ class Session:
             replica=Replica(model, parameters, optimizer, place),
             feed=feed,
             store=store,
+            copies=copies,
             vocabulary=find_vocabulary(config.tokenizer and resolve(config.tokenizer)),
         )
 
@@ -99,6 +112,8 @@ class Session:
 
     def load(self, sign_of_life: Callable[[], None] = unseen) -> tuple[Position, Resumed | None]:
         """The newest checkpoint that can be trusted, else the weights to start from.
+
+        If none in the workspace can be trusted, the newest of the copies elsewhere is fetched.
 
         Returns where training stands, and the checkpoint if there is one. ``sign_of_life`` is
         called as tensors arrive.
@@ -111,7 +126,13 @@ class Session:
         if self.place.is_first:
             self.store.claim(self.config.run)
         restore = partial(self._restore, sign_of_life)
-        found = load_newest(self.store, restore, gather=self._gather, rank=self.place.rank)
+        try:
+            found = load_newest(self.store, restore, gather=self._gather, rank=self.place.rank)
+        except CheckpointError:
+            if not self.copies.bring_back(sign_of_life):
+                raise
+            found = load_newest(self.store, restore, gather=self._gather, rank=self.place.rank)
+        self.copies.start()
         if found is None:
             position, resumed = Position(), None
             self._start(sign_of_life)
@@ -158,11 +179,15 @@ class Session:
         return state.pieces(self.replica.parameters, self.replica.optimizer)
 
     def after_commit(self, saved: Saved) -> None:
-        """Drop checkpoints that need not be kept; on the first rank's background thread."""
+        """Drop checkpoints that need not be kept, and have the others copied.
+
+        On the first rank's background thread.
+        """
         settings = self.config.train.checkpoint
         self.store.prune(
             settings.keep, keep_every=settings.keep_every, keep_best=settings.keep_best
         )
+        self.copies.wake()
 
     def record_failure(self, resumed: Resumed, error: str) -> None:
         """Remember, with all ranks, that training from this checkpoint ended with an error."""

@@ -238,6 +238,6 @@ def test_an_emptied_workspace_does_not_empty_the_copies(copier, mirror, store, s
 
 def test_a_newer_attempt_shuts_the_copier_out(copier, mirror, store, save):
     save(10)
-    store.claim(RunIdentity(name="small", uid="r1", attempt=2))
+    Store(store.root).claim(RunIdentity(name="small", uid="r1", attempt=2))
     assert "a newer attempt" in turn(copier)[0].error
     assert mirror.names() == []

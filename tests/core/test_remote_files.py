@@ -79,7 +79,9 @@ def test_a_name_that_leads_out_of_its_folder_is_refused(bucket):
 def test_an_upload_that_arrives_short_is_an_error(place, tmp_path, monkeypatch):
     remote, source = opened(place), tmp_path / "source"
     source.write_bytes(b"weights")
-    monkeypatch.setattr(remote._fs, "put_file", lambda _, path, **__: remote._fs.pipe_file(path, b"we"))
+    monkeypatch.setattr(
+        remote._fs, "put_file", lambda _, path, **__: remote._fs.pipe_file(path, b"we")
+    )
     if place.startswith("file"):
         (tmp_path / "place").mkdir()
     with pytest.raises(RemoteError, match="x has 2 bytes there: 7 were sent; run again"):
