@@ -76,7 +76,7 @@ class _Inliner:
             return self._alternative(source, place)
         result = self._described(source, place) | _plain(source)
         rules = list(RULES.get(name or source.get(TYPE_KEY, ""), ()))
-        if TYPE_KEY in source and source[TYPE_KEY] == "Quantity":
+        if source.get(TYPE_KEY) == "Quantity":
             result = _int_or_string(result, {"minimum": 0})
         if "properties" in source:
             result |= self._fields(source, place)
@@ -124,12 +124,13 @@ class _Inliner:
         options = [option for option in source["anyOf"] if option.get("type") != "null"]
         if len(options) == 1:
             return self.node({**options[0], **around}, place)
-        result = self._described(source, place) | _default(source, place)
-        number, text = options
-        if text.get("type") == "string":
-            return _int_or_string(result, _plain(number) | _plain(text))
-        # Text or a list: no structural schema can say it, so the reader of the object checks it.
-        return result | OPAQUE
+        described = self._described(source, place)
+        one, other = options
+        if other.get("type") == "string":
+            return _int_or_string(described, _plain(one) | _plain(other))
+        # Text or a list: no structural schema can say that, and no rule can see the value; so the
+        # reader of the object checks all but what is wrong most often, a path from the root.
+        return described | OPAQUE | {"pattern": "^[^/]"}
 
     def _fields(self, source: Schema, place: _Place) -> Schema:
         fields = {
@@ -141,11 +142,11 @@ class _Inliner:
 
     def _values(self, source: Schema, place: _Place) -> tuple[Schema, list[Rule]]:
         """What a mapping without fixed fields holds, and the rules about its keys."""
-        by_pattern = source.get("patternProperties", {})
         values = source.get("additionalProperties", True)
-        for values in by_pattern.values():  # noqa: B007 - there is one
-            pass
-        rules = [keys_match(pattern) for pattern in by_pattern]
+        rules = []
+        if "patternProperties" in source:
+            ((pattern, values),) = source["patternProperties"].items()
+            rules = [keys_match(pattern)]
         if values is True:
             return dict(OPAQUE), rules
         return {"additionalProperties": self.node(values, place.below("*"))}, rules
