@@ -13,8 +13,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from controller.local.runtime import Snapshot
 from controller.observe import JobView
+from controller.story import Snapshot
 from controller.transitions import duration
 from k8s.status import JobStatus, StageStatus
 from pangu_core.messages import Progress

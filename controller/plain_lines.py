@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, TextIO
 
-from controller.local.runtime import Snapshot
+from controller.story import Snapshot
 from pangu_core.messages import Progress
 
 PROGRESS_PERIOD_SECONDS: Final = 10.0

@@ -14,10 +14,11 @@ from controller.local.cluster import LocalCluster
 from controller.local.folder import RunFolder
 from controller.local.kubelet import Kubelet
 from controller.local.pods import Places
-from controller.local.runtime import LocalRuntime, Reporter
+from controller.local.runtime import LocalRuntime
 from controller.observe import JobView
 from controller.plain_lines import PlainLines
 from controller.status import reopened
+from controller.story import Reporter
 from k8s.render import render_stage
 from k8s.spec import PanguJob, parse_job
 from k8s.status import JobStatus, PastAttempt

@@ -2,7 +2,8 @@
 
 The PyTorchJob follows the training operator 1.9.4 (restart policy ExitCode, elastic mode): exits
 of 128 and above replace the pod, others fail the job, the first pod that ends well makes the
-whole job succeed.
+whole job succeed; surplus pods are stopped, and count like the others while they end. The tests of
+``tests/cluster`` hold it against the real one.
 """
 
 from collections.abc import Iterable, Mapping
@@ -88,20 +89,24 @@ def _rule_job(owner: Object, pods: list[Object]) -> Ruling:
 
 
 def _rule_pytorch_job(owner: Object, pods: list[Object]) -> Ruling:
-    active = tuple(_name(p) for p in pods if exit_code(p) is None)
+    codes = {_name(pod): exit_code(pod) for pod in pods}
+    active = tuple(name for name, code in codes.items() if code is None)
     if is_finished(owner):  # cleanPodPolicy: Running
         return Ruling(stop=active)
-    codes = {_name(p): exit_code(p) for p in pods}
-    if 0 in codes.values():
-        return Ruling(condition=_condition("Succeeded", "PyTorchJobSucceeded"), stop=active)
+    lost = tuple(name for name, code in codes.items() if code and code >= FIRST_REPLACING_CODE)
     for pod in pods:
         code = exit_code(pod)
-        if code is not None and code < FIRST_REPLACING_CODE:
-            return Ruling(condition=_failure(pod, code), stop=active)
-    gone = tuple(name for name, code in codes.items() if code is not None)
+        if code and code < FIRST_REPLACING_CODE:  # outdoes a success that is seen with it
+            return Ruling(condition=_failure(pod, code), remove=lost, stop=active)
+    if 0 in codes.values():
+        succeeded = _condition("Succeeded", "PyTorchJobSucceeded")
+        return Ruling(condition=succeeded, remove=lost, stop=active)
     wanted = [f"{_name(owner)}-worker-{i}" for i in range(_worker(owner)["replicas"])]
-    missing = [i for i, name in enumerate(wanted) if name not in active]
-    return Ruling(create=tuple(_new_worker(owner, i) for i in missing), remove=gone)
+    return Ruling(
+        create=tuple(_new_worker(owner, i) for i, name in enumerate(wanted) if name not in active),
+        remove=lost,
+        stop=tuple(name for name in active if name not in wanted),
+    )
 
 
 def _new_worker(owner: Object, index: int) -> Object:
@@ -127,11 +132,11 @@ def _elastic_environment(spec: Mapping[str, Any]) -> list[Object]:
     high = policy.get("maxReplicas", policy.get("minReplicas", replicas))
     values = {
         "PYTHONUNBUFFERED": "1",
+        "PET_NPROC_PER_NODE": spec.get("nprocPerNode", "auto"),
         "PET_RDZV_ENDPOINT": f"{policy['rdzvHost']}:{policy['rdzvPort']}",
         "PET_RDZV_BACKEND": policy.get("rdzvBackend", "c10d"),
         "PET_NNODES": f"{low}:{high}",
         "PET_MAX_RESTARTS": policy.get("maxRestarts"),
-        "PET_NPROC_PER_NODE": spec.get("nprocPerNode", "auto"),
         "PET_RDZV_ID": policy.get("rdzvId"),
     }
     return [{"name": k, "value": str(v)} for k, v in values.items() if v is not None]

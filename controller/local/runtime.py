@@ -8,15 +8,14 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
 
 from controller.local.answers import ask
 from controller.local.cluster import LocalCluster
 from controller.local.folder import RunFolder
 from controller.observe import (
-    AttemptView,
     ClaimView,
     JobView,
     Observed,
@@ -24,6 +23,7 @@ from controller.observe import (
     is_of_the_store,
 )
 from controller.reconcile import Action, Create, Delete, Release, reconcile
+from controller.story import Reporter, Snapshot
 from controller.transitions import transitions
 from k8s.status import JobStatus
 from pangu_core.messages import Progress
@@ -34,34 +34,6 @@ SIGNALLED: Final = 128
 FOLDER: Final = ClaimView("Bound", ("ReadWriteMany",))  # what a folder is as a claim
 
 Render = Callable[[str, int], list[dict[str, Any]]]  # (stage, attempt) -> manifests
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What there is to show at one moment."""
-
-    status: JobStatus
-    attempts: tuple[AttemptView, ...]
-    now: float
-
-    @property
-    def progress(self) -> Progress | None:
-        """The live attempt's own answer, fresher than the one in the status."""
-        live = self.status.attempt
-        views = [
-            a for a in self.attempts if live and (a.stage, a.number) == (live.stage, live.number)
-        ]
-        return views[0].progress if views else None
-
-
-class Reporter(Protocol):
-    """Tells a person what happens."""
-
-    def tell(self, sentences: Sequence[str]) -> None:
-        """Say what changed."""
-
-    def show(self, snapshot: Snapshot) -> None:
-        """Show the state; called several times a second."""
 
 
 class LocalRuntime:

@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from controller.live_table import picture, time_left
-from controller.local.runtime import Snapshot
 from controller.observe import AttemptView, JobView, PodView, StagePlan
 from controller.plain_lines import PlainLines
+from controller.story import Snapshot
 from controller.transitions import Change, transitions
 from k8s.status import Attempt, JobStatus, PastAttempt, StageStatus
 from pangu_core.messages import Progress

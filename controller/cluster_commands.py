@@ -1,0 +1,123 @@
+"""Verbs that change a job in a cluster: submit, suspend, resume, scale, delete."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from controller.cluster.access import cluster, cluster_options, get_job, kind_by_name
+from controller.cluster.api import Api
+from controller.cluster.kinds import JOB
+from controller.file_commands import FILE, OVERRIDES
+from k8s.spec import PanguJob, PanguService, parse
+from k8s.stages import plan
+
+MANAGER = "pangu"
+NAME = click.argument("name")
+
+
+@click.command()
+@FILE
+@OVERRIDES
+@click.option(
+    "--dry-run", type=click.Choice(["client", "server"]), help="Check only: here, or there."
+)
+@click.option("--watch", is_flag=True, help="Follow the job until it has ended.")
+@cluster_options
+def submit(
+    file: Path,
+    overrides: tuple[str, ...],
+    dry_run: str | None,
+    watch: bool,
+    context: str | None,
+    namespace: str | None,
+) -> None:
+    """Create what a job file asks for, or change what is there already.
+
+    Exit code with --watch: 0 complete, else the failing pod's own.
+    """
+    objects = parse(file, overrides)
+    if dry_run == "client":
+        for each in objects:
+            click.echo(_described(each, "would be submitted"))
+        return
+    with cluster(context, namespace) as api:
+        for each in objects:
+            click.echo(_described(each, _apply(api, each, dry_run=dry_run == "server")))
+        jobs = [each for each in objects if isinstance(each, PanguJob)]
+        if watch and jobs and not dry_run:
+            from controller.cluster.watching import follow
+
+            raise SystemExit(follow(api, jobs[0].name))
+
+
+@click.command()
+@NAME
+@cluster_options
+def suspend(name: str, context: str | None, namespace: str | None) -> None:
+    """Let a job save what it has and give its pods back."""
+    with cluster(context, namespace) as api:
+        _change(api, name, {"suspend": True})
+    click.echo(f"PanguJob {name}: suspending; its pods save and end")
+
+
+@click.command()
+@NAME
+@cluster_options
+def resume(name: str, context: str | None, namespace: str | None) -> None:
+    """Let a suspended job go on where it was."""
+    with cluster(context, namespace) as api:
+        _change(api, name, {"suspend": False})
+    click.echo(f"PanguJob {name}: resumed")
+
+
+@click.command()
+@NAME
+@click.argument("nodes", type=click.IntRange(1))
+@cluster_options
+def scale(name: str, nodes: int, context: str | None, namespace: str | None) -> None:
+    """Let a job train with at most NODES nodes from now on."""
+    with cluster(context, namespace) as api:
+        low = get_job(api, name)["spec"]["train"].get("nodes", {}).get("min", 1)
+        sizes = {"max": nodes, **({"min": nodes} if low > nodes else {})}
+        _change(api, name, {"train": {"nodes": sizes}})
+    click.echo(f"PanguJob {name}: at most {nodes} nodes")
+
+
+@click.command()
+@NAME
+@cluster_options
+def delete(name: str, context: str | None, namespace: str | None) -> None:
+    """Delete a job with its pods. What it wrote to the workspace stays."""
+    with cluster(context, namespace) as api:
+        item = get_job(api, name)
+        uid = item["metadata"]["uid"]
+        api.delete(JOB, api.namespace, name, uid=uid, propagation="Foreground")
+    click.echo(f"PanguJob {name}: deleted; runs/{name} stays in the workspace")
+
+
+def _apply(api: Api, each: PanguJob | PanguService, *, dry_run: bool) -> str:
+    """Create or change an object; says what happened."""
+    kind = kind_by_name(each.kind)
+    manifest = each.dump()
+    metadata = manifest["metadata"]
+    metadata["namespace"] = metadata.get("namespace") or api.namespace
+    query = {"fieldManager": MANAGER, "force": "true", "fieldValidation": "Strict"}
+    if dry_run:
+        query["dryRun"] = "All"
+    path = kind.path(metadata["namespace"], metadata["name"])
+    stored = api.request("PATCH", path, query, manifest, "application/apply-patch+yaml")
+    if dry_run:
+        return "accepted by the server (dry run)"
+    return "submitted" if stored["metadata"]["generation"] == 1 else "configured"
+
+
+def _change(api: Api, name: str, spec: dict[str, Any]) -> None:
+    get_job(api, name)  # says which job is missing, and where
+    api.patch(JOB, api.namespace, name, {"spec": spec})
+
+
+def _described(each: PanguJob | PanguService, what: str) -> str:
+    if isinstance(each, PanguJob):
+        return f"PanguJob {each.name}: {what}; stages: {', '.join(s.name for s in plan(each))}"
+    return f"PanguService {each.name}: {what}"
