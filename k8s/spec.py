@@ -137,6 +137,14 @@ class JobSpec(Settings):
             resources = (merged.resources or Resources()).without_devices()
         return merged.model_copy(update={"resources": resources})
 
+    def with_pods(self, pods: PodSettings) -> Self:
+        """A copy with other job-wide settings of pods.
+
+        Raises:
+            ConfigError: a mount now names no volume.
+        """
+        return self.model_copy(update={"pods": pods})._mounts_name_volumes()
+
     @property
     def spreads(self) -> bool:
         """Whether pods on several nodes may use the workspace at one time."""

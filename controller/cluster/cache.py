@@ -64,11 +64,15 @@ class Cache:
                 self._unindex(known)
         self._tell(item)
 
-    def replace(self, kind: Kind, items: Iterable[Object]) -> None:
-        """Take a new list for the truth: what is not in it is gone."""
+    def replace(self, kind: Kind, items: Iterable[Object], namespace: str | None = None) -> None:
+        """Take a new list, of one namespace or of all, for the truth: the rest is gone."""
         fresh = {item["metadata"]["uid"]: item for item in items}
         with self._lock:
-            gone = [o for uid, o in self._objects[kind].items() if uid not in fresh]
+            gone = [
+                item
+                for uid, item in self._objects[kind].items()
+                if uid not in fresh and namespace in (None, item["metadata"].get("namespace"))
+            ]
             for item in gone:
                 del self._objects[kind][item["metadata"]["uid"]]
                 self._unindex(item)

@@ -7,7 +7,7 @@ Lease runs workers. A lost Lease ends the process: its replacement begins with n
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from controller.cluster import kinds
@@ -21,6 +21,7 @@ from controller.cluster.reflector import Reflector, Source
 from controller.cluster.work_queue import WorkQueue
 from controller.cluster.worker import JobWorker, key_of
 from k8s import names
+from k8s.placement import PodSettings
 from pangu_core.errors import ConfigError
 
 LEASE_NAME: Final = "pangu-controller"
@@ -38,7 +39,8 @@ class Settings:
 
     identity: str  # of this replica, unique
     lease_namespace: str
-    namespace: str | None = None  # None: all
+    namespaces: tuple[str, ...] = ()  # none: all
+    pod_defaults: PodSettings = field(default_factory=PodSettings)  # of every job
     store_image: str = ""
     workers: int = 4
     watch_nodes: bool = False
@@ -62,6 +64,7 @@ class Manager:
             launchers=self._launchers,
             recorder=self._recorder,
             store_image=settings.store_image,
+            pod_defaults=settings.pod_defaults,
         )
         self._lease = LeaseLoop(
             api,
@@ -153,7 +156,13 @@ class Manager:
 
 def sources(settings: Settings) -> list[Source]:
     """What a controller watches."""
-    namespace, own = settings.namespace, names.JOB_LABEL
+    nodes = [Source(kinds.NODE, None)] if settings.watch_nodes else []
+    places = settings.namespaces or (None,)
+    return [source for place in places for source in _sources_in(place)] + nodes
+
+
+def _sources_in(namespace: str | None) -> list[Source]:
+    own = names.JOB_LABEL
     return [
         Source(kinds.JOB, namespace),
         *(
@@ -164,5 +173,4 @@ def sources(settings: Settings) -> list[Source]:
         ),
         Source(kinds.PYTORCH_JOB, namespace, selector=own, optional=True),
         Source(kinds.CLAIM, namespace),
-        *([Source(kinds.NODE, None)] if settings.watch_nodes else []),
     ]  # fmt: skip

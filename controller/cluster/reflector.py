@@ -87,7 +87,7 @@ class Reflector:
                     logger.info("%s: the watch is too old, listing again", self._source.kind.plural)
                     version = None
                 elif self._source.optional and error.is_missing:
-                    self._cache.replace(self._source.kind, [])
+                    self._cache.replace(self._source.kind, [], self._source.namespace)
                     self._settled.set()
                     version = None
                     self._stopping.wait(ABSENT_WAIT_SECONDS)
@@ -104,7 +104,7 @@ class Reflector:
             if not token:
                 break
             query["continue"] = token
-        self._cache.replace(self._source.kind, items)
+        self._cache.replace(self._source.kind, items, self._source.namespace)
         self.heard_at = time.monotonic()
         self._settled.set()
         version: str = page["metadata"]["resourceVersion"]

@@ -25,6 +25,8 @@ from controller.reconcile import reconcile
 from controller.status import with_condition
 from controller.transitions import transitions
 from k8s import names
+from k8s.defaults import with_pod_defaults
+from k8s.placement import PodSettings
 from k8s.spec import PanguJob, read_job
 from k8s.status import JobStatus, from_dict, to_dict
 from pangu_core.errors import ConfigError
@@ -55,11 +57,13 @@ class JobWorker:
         launchers: Launchers,
         recorder: Recorder,
         store_image: str,
+        pod_defaults: PodSettings,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._api, self._cache = api, cache
         self._launchers, self._recorder, self._clock = launchers, recorder, clock
         self._actuator = Actuator(api, cache, store_image=store_image)
+        self._pod_defaults = pod_defaults
         self._troubles = Troubles(api)
         self._forms: dict[Key, _Read] = {}
         self._refusals: dict[Key, str] = {}  # why the last turn could not do all it wanted
@@ -155,7 +159,7 @@ class JobWorker:
         if known and (known.uid, known.generation) == (metadata["uid"], metadata["generation"]):
             return known
         try:
-            job = read_job(item)
+            job = with_pod_defaults(read_job(item), self._pod_defaults)
             view = job_view(job, generation=metadata["generation"])
             form = _Read(metadata["uid"], metadata["generation"], job, view)
         except ConfigError as error:

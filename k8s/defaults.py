@@ -1,0 +1,30 @@
+"""What a cluster's administrator sets for the pods of every job. Pure.
+
+The widest of three layers: a stage's own settings go before its job's, and those before these.
+"""
+
+from pathlib import Path
+
+from k8s.placement import PodSettings
+from k8s.spec import PanguJob
+from pangu_core.loading import load, read_yaml
+
+
+def read_pod_defaults(path: Path) -> PodSettings:
+    """Settings of pods from a YAML file; an empty file sets nothing.
+
+    Raises:
+        ConfigError: the first thing that is wrong.
+    """
+    documents = read_yaml(path)
+    return load(PodSettings, documents[0] if documents else {}, "pods")
+
+
+def with_pod_defaults(job: PanguJob, defaults: PodSettings) -> PanguJob:
+    """The job with every job-wide field of ``pods`` that it leaves out taken from the defaults.
+
+    Raises:
+        ConfigError: a mount names a volume of the other side, which is not there any more.
+    """
+    spec = job.spec.with_pods(defaults.overridden_by(job.spec.pods))
+    return job.model_copy(update={"spec": spec})
