@@ -143,7 +143,9 @@ class JobSpec(Settings):
         Raises:
             ConfigError: a mount now names no volume.
         """
-        return self.model_copy(update={"pods": pods})._mounts_name_volumes()
+        changed = self.model_copy(update={"pods": pods})
+        _check_mounts_of_stages(changed)
+        return changed
 
     @property
     def spreads(self) -> bool:
@@ -217,8 +219,7 @@ class JobSpec(Settings):
 
     @model_validator(mode="after")
     def _mounts_name_volumes(self) -> Self:
-        for stage in names.STAGES:
-            _check_mounts(self.pods_for(stage), f"stage {stage}")
+        _check_mounts_of_stages(self)
         return self
 
 
@@ -371,6 +372,11 @@ def _overridden(document: Any, overrides: Iterable[str]) -> Any:
         part = "metadata" if override.startswith("metadata.") else "spec"
         result[part] = apply_overrides(result.get(part) or {}, [override.removeprefix(f"{part}.")])
     return result
+
+
+def _check_mounts_of_stages(spec: JobSpec) -> None:
+    for stage in names.STAGES:
+        _check_mounts(spec.pods_for(stage), f"stage {stage}")
 
 
 def _check_mounts(pods: PodSettings, whose: str) -> None:
