@@ -6,11 +6,11 @@ knows nothing but the object: numbers reach a message by ``format``, since ``str
 costly for the API server's budget.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from k8s import names
-from k8s.blocks import REMOTE_SCHEMES
+from k8s.blocks import REMOTE_SCHEMES, STORE_SCHEME
 from pangu_core.config.model import PRESETS, ModelConfig
 
 
@@ -67,12 +67,26 @@ def _one_of(*fields: str) -> Rule:
     return Rule(holds, f"must have exactly one of {', '.join(fields)}; keep one of them")
 
 
-def _or_none(field: str) -> str:
-    return f"(has({field}) ? {field} : [])"
+def _store_of(address: str) -> Rule:
+    """The rule of a block whose endpoint and Secret are for one address in it."""
+    return Rule(
+        f"!has(self.endpoint) && !has(self.secretRef) || has({address}) && "
+        f"{address}.startsWith('{STORE_SCHEME}://')",
+        "has endpoint or secretRef, which are for an address that begins with s3://; remove them",
+    )
 
 
-def _mounts_name_volumes(mounts: str, volumes: str) -> str:
-    return f"{mounts}.all(m, {volumes}.exists(v, v.name == m.name))"
+def _mounts_name_volumes(mounts: str, volumes: str, *, when: str = "") -> Rule:
+    """The rule for two lists that may be absent; ``when`` says that it is these two which meet.
+
+    Spelled out with ``has``: of a list behind ``? :`` the API server does not know the bound.
+    """
+    named = f"{mounts}.all(m, {volumes}.exists(v, v.name == m.name))"
+    holds = f"!has({mounts}) || {mounts}.size() == 0 || has({volumes}) && {named}"
+    return Rule(
+        f"!({when}) || {holds}" if when else holds,
+        "must name one of the volumes; add the volume, or mend the name",
+    )
 
 
 def _divides_the_heads(ranks: str, *, guard: str = "") -> Rule:
@@ -120,18 +134,23 @@ _SHARE: Final = "^ *[+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)? *$"
 _RESERVED_DOMAINS: Final = "|".join(d.replace(".", "[.]") for d in names.RESERVED_LABEL_DOMAINS)
 _RESERVED_KEYS: Final = "|".join(key.replace(".", "[.]") for key in names.RESERVED_LABELS)
 _RESERVED_LABEL: Final = f"^(({_RESERVED_DOMAINS})(/.*)?|{_RESERVED_KEYS})$"
-_MEND_MOUNTS: Final = "must name one of the volumes; add the volume, or mend the name"
-_OWN_MOUNTS: Final = _mounts_name_volumes(
-    _or_none("self.pods.volumeMounts"), _or_none("self.pods.volumes")
+_OWN_MOUNTS: Final = replace(
+    _mounts_name_volumes("self.pods.volumeMounts", "self.pods.volumes"),
+    field=".pods.volumeMounts",
 )
-# What a stage sets replaces the job-wide field as a whole.
-_STAGE: Final = "self.podsByStage[stage]"
-_STAGE_MOUNTS: Final = _mounts_name_volumes(
-    *(
-        f"(has({_STAGE}.{field}) ? {_STAGE}.{field} : {_or_none(f'self.pods.{field}')})"
-        for field in ("volumeMounts", "volumes")
+
+
+def _stage_mounts(*, own_mounts: bool, own_volumes: bool) -> Rule:
+    """The rule for stages that set one or both of the lists, each instead of the job-wide one."""
+    stage = "self.podsByStage[s]"
+    rule = _mounts_name_volumes(
+        f"{stage if own_mounts else 'self.pods'}.volumeMounts",
+        f"{stage if own_volumes else 'self.pods'}.volumes",
+        when=f"{'' if own_mounts else '!'}has({stage}.volumeMounts) && "
+        f"{'' if own_volumes else '!'}has({stage}.volumes)",
     )
-)
+    return replace(rule, holds=f"self.podsByStage.all(s, {rule.holds})", field=".podsByStage")
+
 
 _JOB_SPEC: Final = (
     _divides_the_heads("train.tensorParallel"),
@@ -159,12 +178,15 @@ _JOB_SPEC: Final = (
         f"or pin pods.nodeSelector {names.HOST_LABEL} to one node",
         field=".workspace.accessMode",
     ),
-    Rule(
-        f"self.podsByStage.size() == {len(names.STAGES)} || {_OWN_MOUNTS}",
-        _MEND_MOUNTS,
-        field=".pods.volumeMounts",
+    replace(
+        _OWN_MOUNTS,
+        holds=f"self.podsByStage.size() == {len(names.STAGES)} && self.podsByStage.all(s, "
+        "has(self.podsByStage[s].volumeMounts) || has(self.podsByStage[s].volumes)) || "
+        f"{_OWN_MOUNTS.holds}",
     ),
-    Rule(f"self.podsByStage.all(stage, {_STAGE_MOUNTS})", _MEND_MOUNTS, field=".podsByStage"),
+    _stage_mounts(own_mounts=True, own_volumes=True),
+    _stage_mounts(own_mounts=True, own_volumes=False),
+    _stage_mounts(own_mounts=False, own_volumes=True),
 )
 
 # By the name of the settings class, or of the type that is marked with it.
@@ -176,7 +198,7 @@ RULES: Final[dict[str, tuple[Rule, ...]]] = {
             "must name an existing claim: a model is in it; use claimName",
             field=".workspace",
         ),
-        Rule(_OWN_MOUNTS, _MEND_MOUNTS, field=".pods.volumeMounts"),
+        _OWN_MOUNTS,
     ),
     "PodsByStage": (
         Rule(
@@ -216,6 +238,7 @@ RULES: Final[dict[str, tuple[Rule, ...]]] = {
             given=("self.hiddenSize",),
             field=".numHeads",
         ),
+        _store_of("self.from"),
     ),
     "DataBlock": (
         Rule(
@@ -224,6 +247,13 @@ RULES: Final[dict[str, tuple[Rule, ...]]] = {
             "must be one to three numbers, none negative, not all zero; write for example "
             '"949,50,1"',
             field=".split",
+        ),
+    ),
+    "ExportBlock": (
+        _store_of("self.to"),
+        Rule(
+            "!has(self.to) || !self.to.startsWith('https://')",
+            "to is an address of the web, which cannot be written; use s3://",
         ),
     ),
     "NodesConfig": (

@@ -95,14 +95,19 @@ class _Inliner:
         name = source["$ref"].rsplit("/", 1)[-1]
         if name == BY_STAGE_CLASS:
             return self._by_stage(source, place)
+        inside = place
         if name == PODS_CLASS:
-            place = replace(place, describes=place.path == ("pods",), fills=False)
+            inside = replace(place, describes=place.path == ("pods",), fills=False)
         target = {**self.definitions[name]}
         if "description" in source:
             target["description"] = source["description"]
-        result = self.node(target, place, name)
+        result = self.node(target, inside, name)
         if "default" in source and place.fills and source["default"] is not None:
-            result["default"] = {}  # the fields' own defaults fill it
+            # In full: the API server asks the block's rules about it as it stands here.
+            filled = result.get("properties", {}).items()
+            result["default"] = {
+                key: field["default"] for key, field in filled if "default" in field
+            }
         return result
 
     def _by_stage(self, source: Schema, place: _Place) -> Schema:

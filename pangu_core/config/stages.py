@@ -1,9 +1,9 @@
 """What each stage's pods read from their config file."""
 
 import math
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from pangu_core.config.base import Items, Positive, Settings
 from pangu_core.config.model import ModelConfig
@@ -14,7 +14,7 @@ from pangu_core.errors import ConfigError
 class DataSettings(Settings):
     """How token files become batches: the part of the ``data`` block that training reads."""
 
-    split: str = "949,50,1"
+    split: Annotated[str, Field(max_length=64)] = "949,50,1"
     """Shares of documents for training, validation and test, as the original's --split."""
     order: Literal["shuffled", "reference"] = "shuffled"
     """shuffled: a pure function of (seed, sample counter). reference: Megatron's index files."""

@@ -18,6 +18,8 @@ PATHS = st.sampled_from(
         "..",
         "/a",
         "s3://b/k",
+        "s3://b",
+        "s3://b/../k",
         "https://h/a",
         "pvc://c/p",
         "ftp://h/a",
@@ -25,6 +27,7 @@ PATHS = st.sampled_from(
         "中文/语料",
     ]
 ) | st.just("")
+ENDPOINTS = st.sampled_from(["http://minio:9000", "minio"])
 NAMES = st.sampled_from(["a", "data", "work-2"])
 QUANTITIES = st.sampled_from([0, 4, "1Gi", "500m", "1.5", "2Ki", "lots", "1gi"])
 
@@ -97,7 +100,9 @@ MODELS = some(
     numHeads=COUNTS,
     sequenceLength=st.sampled_from([64, 1024]),
     activation=st.just("gelu_erf"),
-) | some({"preset": st.sampled_from(["tiny", "350M", "13B"])}, **{"from": PATHS})
+) | some(
+    {"preset": st.sampled_from(["tiny", "350M", "13B"])}, **{"from": PATHS}, endpoint=ENDPOINTS
+)
 SPLITS = st.sampled_from(
     ["949,50,1", "1", "0.5,.5", "1e2, 3", "0,0", "1,2,3,4", "a", "", "1,,2", "-1,2"]
 )
@@ -119,7 +124,7 @@ BLOCKS = {
     "train": TRAIN,
     "tokenizer": PATHS,
     "split": some(always=st.booleans(), tensorParallel=COUNTS),
-    "export": some(to=PATHS, format=st.sampled_from(["pangu", "npy"])),
+    "export": some(to=PATHS, format=st.sampled_from(["pangu", "npy"]), endpoint=ENDPOINTS),
     "serve": some(replicas=st.integers(-1, 3), tensorParallel=COUNTS, pods=PODS),
     "suspend": st.booleans(),
     "limits": some(pendingSeconds=COUNTS, gpuHours=st.sampled_from([0, 1, 2.5])),

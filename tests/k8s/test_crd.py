@@ -27,7 +27,7 @@ CRDS = {
 }
 OPAQUE = "x-kubernetes-preserve-unknown-fields"
 INT_OR_STRING = "x-kubernetes-int-or-string"
-DEFAULTLESS = (".spec.pods", ".spec.podsByStage", ".spec.serve.pods", ".status")
+UNFILLED = (".spec.pods", ".spec.podsByStage", ".spec.serve.pods", ".status")
 
 
 def version_of(kind):
@@ -115,11 +115,11 @@ def test_descriptions_are_there_but_for_all_pods_blocks_but_one():
 
 def test_defaults_are_filled_in_where_absence_means_nothing_else():
     found = {path: node["default"] for path, node in nodes("PanguJob").items() if "default" in node}
-    assert found[".spec.train.nodes"] == {}
+    assert found[".spec.train.nodes"] == {"min": 1, "max": 1, "processesPerNode": 1}
     assert found[".spec.train.nodes.max"] == 1
     assert found[".spec.train.optimizer.epsilon"] == 1e-8
     assert found[".spec.suspend"] is False
-    assert [path for path in found if path.startswith(DEFAULTLESS) and found[path] != {}] == []
+    assert [path for path in found if path.startswith(UNFILLED) and found[path] != {}] == []
     # A claim that exists has a mode of its own; whether the user wrote one matters.
     assert ".spec.workspace.accessMode" not in found
 
