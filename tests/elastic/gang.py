@@ -6,13 +6,12 @@ checkout on the path. Everything that it started is ended, by pid, when it is cl
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -27,6 +26,7 @@ from pangu_core.messages import Termination
 from pangu_core.rendezvous.membership import Timing
 from pangu_core.rendezvous.ports import free_port
 from pangu_core.workspace import RunPaths
+from tests.elastic import traces
 
 T = TypeVar("T")
 CHECKOUT = Path(__file__).parents[2]
@@ -35,12 +35,14 @@ PATIENCE_SECONDS = 240.0
 # As quick as a loaded machine allows: a node that is merely starved must not count as lost.
 QUICK = Timing(quiet=1.0, dead=3.0, hangup=0.5, recovery=3.0, growth=1.0)
 VOCABULARY_SIZE = 64
+# Random ids of which the training split is 240 samples of 16: 40 steps of 12 see each twice.
+NUM_DOCUMENTS, DOCUMENT_TOKENS = 115, 167
 SETTINGS: dict[str, Any] = {
     "model": {
         "numLayers": 2, "hiddenSize": 16, "numHeads": 4,
         "vocabSize": VOCABULARY_SIZE, "sequenceLength": 16,
     },
-    "data": {"split": "90,10,0"},
+    "data": {"split": "20,80,0"},
     "train": {
         "steps": 40, "globalBatchSize": 12, "microBatchSize": 1, "precision": "fp64",
         "attentionDropout": 0.0, "hiddenDropout": 0.0, "logEverySteps": 1, "logSamples": True,
@@ -59,15 +61,6 @@ class Rank:
     rank: int
     round: int
     launcher: str
-
-
-@dataclass(frozen=True)
-class RoundChange:
-    """A line of the store's log: a round began, drains, or broke."""
-
-    number: int
-    status: str
-    members: tuple[str, ...]  # names, in rank order
 
 
 class Gang:
@@ -119,6 +112,8 @@ class Gang:
             }
         )
         self.attempt = attempt
+        self._pace_path = folder / "pace.json"
+        self.pace()
         self.config_path = folder / f"train-{attempt}.yaml"
         self.config_path.write_text(json.dumps(self.config.dump()), encoding="utf-8")
         self._bring_tokens(tokens)
@@ -129,6 +124,8 @@ class Gang:
             "PANGU_CONFIG": str(self.config_path),
             "PANGU_PROGRESS_PORT": "0",
             "PANGU_GRACE_SECONDS": str(grace_seconds),
+            "PANGU_TEST_PACE": str(self._pace_path),
+            "PYTHONPATH": f"{Path(__file__).with_name('pace')}:{CHECKOUT}",
             "PET_RDZV_BACKEND": "pangu",
             "PET_RDZV_ENDPOINT": f"127.0.0.1:{self.port}",
             "PET_RDZV_ID": f"u-{attempt}",
@@ -154,8 +151,8 @@ class Gang:
             return
         draw = np.random.default_rng(5)
         with TokenFileWriter(target, vocab_size=VOCABULARY_SIZE) as writer:
-            for _ in range(100):
-                writer.add([int(t) for t in draw.integers(10, VOCABULARY_SIZE, 257)])
+            for _ in range(NUM_DOCUMENTS):
+                writer.add([int(t) for t in draw.integers(10, VOCABULARY_SIZE, DOCUMENT_TOKENS)])
                 writer.end_document()
 
     # Processes
@@ -178,8 +175,7 @@ class Gang:
     def start(self, *names: str) -> None:
         """Start launchers; one that has ended comes back under its name, as a replaced pod does."""
         for name in names:
-            before = self.launchers.get(name)
-            assert before is None or before.poll() is not None, f"{name} still runs"
+            assert name not in self.alive()
             (self.folder / "pods" / name).mkdir(parents=True, exist_ok=True)
             self._termination_path(name).unlink(missing_ok=True)
             self._termination_path(name).with_name("progress.port").unlink(missing_ok=True)
@@ -210,6 +206,10 @@ class Gang:
         code = self.launchers[name].wait(PATIENCE_SECONDS)
         path = self._termination_path(name)
         return code, Termination.from_json(path.read_text()) if path.exists() else None
+
+    def alive(self) -> list[str]:
+        """Names of the launchers that have not ended."""
+        return [name for name, launcher in self.launchers.items() if launcher.poll() is None]
 
     def exits(self) -> dict[str, int]:
         """Wait for the end of all launchers; exit codes by name."""
@@ -252,6 +252,12 @@ class Gang:
         self._started.append(process)
         return process
 
+    def pace(self, **seconds: float) -> None:
+        """From now on every step takes at least so long, or every phase named; nothing: no wait."""
+        draft = self._pace_path.with_suffix(".draft")
+        draft.write_text(json.dumps(seconds), encoding="ascii")
+        draft.replace(self._pace_path)
+
     # What can be seen
 
     def log_path(self, name: str) -> Path:
@@ -280,18 +286,11 @@ class Gang:
 
     def metrics(self, event: str | None = None) -> list[dict[str, Any]]:
         """Lines of metrics.jsonl, of one event or all."""
-        path = self.folder / RunPaths(NAME).metrics
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        events = [json.loads(line) for line in lines if line.endswith("}")]
-        return [e for e in events if event in (None, e["event"])]
+        return traces.metrics(self.folder / RunPaths(NAME).root, event)
 
-    def rounds(self) -> list[RoundChange]:
+    def rounds(self) -> list[traces.RoundChange]:
         """All changes of rounds that any store of this gang has logged, in order."""
-        found = re.findall(r"gang \S+ round (\d+) (\w+): (.*)", self.log("store"))
-        return [
-            RoundChange(int(n), status, tuple(m.rpartition("#")[0] for m in members.split()))
-            for n, status, members in found
-        ]
+        return traces.rounds(self.log("store"))
 
     def wait_for_step(self, step: int, *, round_number: int = 0) -> dict[str, Any]:
         """Wait until a step is done, in that round or a later one; returns its line."""
@@ -321,66 +320,50 @@ class Gang:
         """
         limit = time.monotonic() + PATIENCE_SECONDS
         while True:
-            ended = all(launcher.poll() is not None for launcher in self.launchers.values())
+            ended = not self.alive()
             if found := look():
                 return found
             if ended or time.monotonic() > limit:
                 raise TimeoutError(f"waited in vain for {what}\n{self.tails()}")
             time.sleep(0.02)
 
+    def surviving_samples(self) -> dict[int, list[int]]:
+        """Sample numbers by step, from the history that was not redone."""
+        return traces.surviving_samples(self.folder / RunPaths(NAME).root)
+
+    def final(self) -> dict[str, np.ndarray]:
+        """Every tensor of the final checkpoint, moments included."""
+        return traces.final(self.folder / RunPaths(NAME).root)
+
+    def finish(self) -> dict[str, np.ndarray]:
+        """Let all launchers that still run end well; the final tensors.
+
+        In the history that was not redone, every sample was trained on once in each epoch.
+        """
+        self.pace()
+        assert {self.exit(name)[0] for name in self.alive()} == {0}, self.tails()
+        by_step, train = self.surviving_samples(), self.config.train
+        assert list(by_step) == list(range(1, train.steps + 1))
+        assert {len(samples) for samples in by_step.values()} == {train.global_batch_size}
+        numbers = sorted(number for samples in by_step.values() for number in samples)
+        assert numbers == list(range(train.steps * train.global_batch_size))
+        return self.final()
+
     def tails(self) -> str:
         """The end of every log, for messages."""
         logs = sorted(self.logs.glob("*.log"))
         return "\n".join(f"--- {p.name}\n{self.log(p.stem)[-3000:]}" for p in logs)
 
-    # What remains
-
-    def surviving_samples(self) -> dict[int, list[int]]:
-        """Sample numbers by step, from the history that was not redone.
-
-        A round's steps after the one that a later round resumed from were redone.
-        """
-        starts = [(e["attempt"], e["round"], e["step"]) for e in self.metrics("start")]
-        kept: dict[int, list[int]] = {}
-        for line in self._sample_lines():
-            here = (line["attempt"], line["round"])
-            resumed = min((s for a, r, s in starts if (a, r) > here), default=line["step"])
-            if line["step"] <= resumed:
-                kept.setdefault(line["step"], []).extend(line["samples"])
-        return {step: sorted(samples) for step, samples in sorted(kept.items())}
-
-    def expected_samples(self) -> dict[int, list[int]]:
-        """Sample numbers by step: every number once."""
-        size, steps = self.config.train.global_batch_size, self.config.train.steps
-        return {s: list(range((s - 1) * size, s * size)) for s in range(1, steps + 1)}
-
-    def final(self) -> dict[str, np.ndarray]:
-        """Every tensor of the final checkpoint, moments included."""
-        # Loads torch, which not every user of a gang wants.
-        from pangu_core.checkpoint.reader import Checkpoint
-        from pangu_core.checkpoint.store import find_checkpoint
-        from pangu_core.layout import whole
-
-        checkpoint = Checkpoint.open(find_checkpoint(self.folder / RunPaths(NAME).checkpoints))
-        assert checkpoint.manifest.final, checkpoint.folder
-        shapes = {s.key: s.shape for s in checkpoint.manifest.slices}
-        return {key: checkpoint.read(key, whole(shape)).numpy() for key, shape in shapes.items()}
-
-    def _sample_lines(self) -> Iterator[dict[str, Any]]:
-        for path in sorted((self.folder / RunPaths(NAME).samples).glob("*.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                yield json.loads(line)
-
     def _termination_path(self, name: str) -> Path:
         return self.folder / "pods" / name / "termination"
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or waits for its parent to notice."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
-        return False
+        return True
 
 
 def _children(pid: int) -> list[psutil.Process]:
