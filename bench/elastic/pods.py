@@ -43,11 +43,11 @@ class Pod:
         return self.process.pid
 
     def rank_pid(self) -> int:
-        """The process of this pod that trains."""
-        for pid, environment in self._processes():
-            if pid != self.pid and b"\0RANK=" in b"\0" + environment:
-                return pid
-        raise RuntimeError(f"{self.name} has no rank")
+        """The process of this pod that trains: the oldest that its first process started."""
+        children = [pid for pid in self._processes() if parent_of(pid) == self.pid]
+        if not children:
+            raise RuntimeError(f"{self.name} has no rank")
+        return min(children, key=started_at)
 
     def start(self) -> None:
         """Start the container."""
@@ -95,21 +95,30 @@ class Pod:
 
     def sweep(self) -> None:
         """End what the first process left behind, as the end of a container does."""
-        for pid, _ in self._processes():
+        for pid in self._processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def _processes(self) -> Iterator[tuple[int, bytes]]:
+    def _processes(self) -> Iterator[int]:
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal():
                 with contextlib.suppress(OSError):
-                    environment = (entry / "environ").read_bytes()
-                    if self.mark.encode() in environment.split(b"\0"):
-                        yield int(entry.name), environment
+                    variables = (entry / "environ").read_bytes().split(b"\0")
+                    if self.mark.encode() in variables:
+                        yield int(entry.name)
+
+
+def parent_of(pid: int) -> int:
+    """The process that started another."""
+    return int(_stat(pid)[1])
 
 
 def started_at(pid: int) -> float:
     """When a process was created, in seconds of the wall clock, to 10 ms."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    return booted + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return booted + int(_stat(pid)[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def _stat(pid: int) -> list[str]:
+    """The kernel's line on a process, from its state on (proc(5))."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -27,15 +27,8 @@ REST_SECONDS: Final = 3.0
 END_SECONDS: Final = 300.0
 RANK_KILLS: Final = 3  # a launcher gives up after 5 deaths in a row without a new step
 RESTARTED_FROM: Final = 128  # a pod that ends with such a code is started again
-SETTINGS: Final[dict[str, Any]] = {
-    "model": {"hiddenSize": 32, "sequenceLength": 32},
-    "train": {
-        "steps": 100,
-        "globalBatchSize": 12,
-        "checkpoint": {"everySteps": 5, "keep": 3},
-        "hang": {"floorSeconds": 10.0},
-    },
-}
+STEP_SECONDS: Final = 0.15  # at least: faults must find the gang at work
+SETTINGS: Final[dict[str, Any]] = {"train": {"steps": 120, "hang": {"floorSeconds": 10.0}}}
 
 
 @dataclass(frozen=True)
@@ -56,14 +49,22 @@ class Setup:
 SETUPS: Final = (Setup(1, 1, 1, 3), Setup(2, 1, 2, 4), Setup(2, 2, 1, 2), Setup(2, 1, 2, 6))
 
 
-def undisturbed(folder: Path) -> Mapping[str, np.ndarray]:
-    """The final tensors of one rank that nothing happens to."""
+@dataclass(frozen=True)
+class Reference:
+    """What one rank gives that nothing happens to."""
+
+    final: Mapping[str, np.ndarray]
+    samples: Mapping[int, list[int]]  # by step
+
+
+def undisturbed(folder: Path) -> Reference:
+    """Train on one rank, in peace."""
     with Gang(folder, settings=SETTINGS) as gang:
         gang.start_store()
         gang.start("a")
         if gang.exits() != {"a": 0}:
             raise SystemExit(f"the undisturbed run failed\n{gang.tails()}")
-        return gang.final()
+        return Reference(gang.final(), gang.surviving_samples())
 
 
 class Life:
@@ -82,6 +83,7 @@ class Life:
         Raises:
             TimeoutError: it does not end.
         """
+        self.gang.pace(step=STEP_SECONDS)
         self.gang.start_store()
         self.gang.start(*sorted(self.wanted))
         for _ in range(ACTIONS_EACH):
@@ -180,7 +182,7 @@ class Life:
             self.gang.send(name, signal.SIGTERM)
 
 
-def problems(gang: Gang, setup: Setup, expected: Mapping[str, np.ndarray]) -> Iterator[str]:
+def problems(gang: Gang, setup: Setup, expected: Reference) -> Iterator[str]:
     """What is wrong with a gang's end."""
     codes = {name: process.poll() for name, process in gang.launchers.items()}
     if not set(codes.values()) <= {0, 143, -signal.SIGKILL}:
@@ -192,13 +194,16 @@ def problems(gang: Gang, setup: Setup, expected: Mapping[str, np.ndarray]) -> It
         yield f"worlds {sorted(worlds)} at tensor parallel {setup.tensor_parallel}"
     if any(n % setup.unit or not setup.low <= n <= setup.high for n in nodes):
         yield f"rounds of {sorted(nodes)} nodes, unit {setup.unit}"
-    if gang.surviving_samples() != gang.expected_samples():
+    if gang.surviving_samples() != expected.samples:
         yield "a sample was used twice, or never"
     final = gang.final()
-    if final.keys() != expected.keys():
+    if final.keys() != expected.final.keys():
         yield "other tensors"
         return
-    worst = max(float(np.max(np.abs(final[k] - expected[k]), initial=0.0)) for k in expected)
+    worst = max(
+        float(np.max(np.abs(final[key] - value), initial=0.0))
+        for key, value in expected.final.items()
+    )
     if not worst <= TOLERANCE:
         yield f"final tensors differ by {worst:.1e}"
 
@@ -221,9 +226,7 @@ def run(count: int, first_seed: int, folder: Path, say: Callable[[str], None]) -
     return bad
 
 
-def _one(
-    folder: Path, setup: Setup, seed: int, expected: Mapping[str, np.ndarray]
-) -> tuple[list[str], list[str]]:
+def _one(folder: Path, setup: Setup, seed: int, expected: Reference) -> tuple[list[str], list[str]]:
     """One schedule: what is wrong with its end, and what happened."""
     gang = Gang(
         folder,
