@@ -17,6 +17,9 @@ from pangu_core.memory import Room, room
 
 # Each piece begins at a multiple of it: any dtype may be viewed there, and a cache line is whole.
 ALIGNMENT: Final = 64
+# Memory is taken in blocks of this size, but for larger pieces and the last block: torch rounds
+# pinned memory up to powers of two, which one large block might nearly double.
+BLOCK_BYTES: Final = 1 << 30
 # Share of the memory that must be left when all ranks of this machine have their copies.
 RESERVE: Final = 0.05
 LOCAL_WORLD_VARIABLE: Final = "LOCAL_WORLD_SIZE"
@@ -49,39 +52,39 @@ class Staging:
     ) -> None:
         self._num_ranks = num_ranks or int(os.environ.get(LOCAL_WORLD_VARIABLE, "1"))
         self._find_room = find_room
-        self._buffer: torch.Tensor | None = None
+        self._blocks: list[torch.Tensor] = []
         self._is_refused = False
 
     def copy(self, pieces: Sequence[Piece]) -> Staged | None:
         """Copy the pieces; from a GPU the copies are queued behind the work that is under way.
 
-        Returns pieces in host memory, valid until the next call; None if there is no room.
+        Every call must bring pieces of the same sizes. Returns pieces in host memory, valid until
+        the next call; None if there is no room.
         """
-        places = list(_places(pieces))
-        size = places[-1].stop if places else 0
-        if not self._take(size, pieces) or self._buffer is None:
+        places, sizes = _pack([piece.tensor.nbytes for piece in pieces])
+        if not self._blocks and not self._is_refused:
+            self._take(sizes, pinned=any(piece.tensor.is_cuda for piece in pieces))
+        if self._is_refused:
             return None
         copies = []
         for piece, place in zip(pieces, places, strict=True):
-            target = self._buffer[place].view(piece.tensor.dtype).view(piece.tensor.shape)
+            memory = self._blocks[place.block][place.start : place.start + piece.tensor.nbytes]
+            target = memory.view(piece.tensor.dtype).view(piece.tensor.shape)
             target.copy_(piece.tensor.detach(), non_blocking=True)
             copies.append(replace(piece, tensor=target))
         return Staged(copies, _mark(pieces))
 
-    def _take(self, size: int, pieces: Sequence[Piece]) -> bool:
-        """Have memory for so many bytes; whether there is."""
-        if self._buffer is not None and self._buffer.numel() >= size:
-            return True
-        if not self._is_refused:
-            self._buffer = None
-            self._is_refused = not self._fits(size)
-        if not self._is_refused:
-            try:
-                self._buffer = _allocate(size, pinned=any(p.tensor.is_cuda for p in pieces))
-            except RuntimeError as error:  # what torch raises when memory cannot be had or pinned
-                self._is_refused = True
-                _warn(f"{size:,} bytes could not be taken: {str(error).splitlines()[0]}")
-        return not self._is_refused
+    def _take(self, sizes: Sequence[int], *, pinned: bool) -> None:
+        """Have memory for blocks of these sizes, or know that there is none."""
+        num_bytes = sum(_rounded(size) if pinned else size for size in sizes)
+        self._is_refused = not self._fits(num_bytes)
+        if self._is_refused:
+            return
+        try:
+            self._blocks = [_allocate(size, pinned=pinned) for size in sizes]
+        except RuntimeError as error:  # what torch raises when memory cannot be had or pinned
+            self._is_refused = True
+            _warn(f"{num_bytes:,} bytes could not be taken: {str(error).splitlines()[0]}")
 
     def _fits(self, size: int) -> bool:
         found = self._find_room()
@@ -95,27 +98,36 @@ class Staging:
         return False
 
 
-def _places(pieces: Sequence[Piece]) -> list[slice]:
-    """Where each piece lies in the buffer."""
-    places, start = [], 0
-    for piece in pieces:
-        stop = start + piece.tensor.numel() * piece.tensor.element_size()
-        places.append(slice(start, stop))
-        start = -(-stop // ALIGNMENT) * ALIGNMENT
-    return places
+@dataclass(frozen=True)
+class _Place:
+    """Where a piece lies."""
+
+    block: int
+    start: int
+
+
+def _pack(sizes: Sequence[int]) -> tuple[list[_Place], list[int]]:
+    """A place for each piece, and the blocks' sizes: the first block with room, largest first."""
+    places: dict[int, _Place] = {}
+    blocks: list[int] = []
+    for number in sorted(range(len(sizes)), key=lambda n: sizes[n], reverse=True):
+        size = -(-sizes[number] // ALIGNMENT) * ALIGNMENT
+        fitting = (block for block, used in enumerate(blocks) if used + size <= BLOCK_BYTES)
+        block = next(fitting, len(blocks))
+        if block == len(blocks):
+            blocks.append(0)
+        places[number] = _Place(block, blocks[block])
+        blocks[block] += size
+    return [places[number] for number in range(len(sizes))], blocks
+
+
+def _rounded(size: int) -> int:
+    """The power of two that torch takes for so many pinned bytes."""
+    return 1 << max(0, size - 1).bit_length()
 
 
 def _allocate(size: int, *, pinned: bool) -> torch.Tensor:
-    """Host memory, locked for a GPU's copies.
-
-    It is registered by hand: torch's own pinned memory comes in powers of two, up to twice as
-    much as is needed.
-    """
-    buffer = torch.empty(size, dtype=torch.uint8)
-    if pinned:
-        code = torch.cuda.cudart().cudaHostRegister(buffer.data_ptr(), size, 0)
-        torch.cuda.check_error(int(code))
-    return buffer
+    return torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
 
 
 def _mark(pieces: Sequence[Piece]) -> torch.cuda.Event | None:

@@ -233,7 +233,7 @@ def test_two_hundred_saves_take_no_more_memory(store, small):
     sizes, buffers = [], set()
     for step in range(1, 201):
         subject.begin(Request(step, small.header()), pieces)
-        buffers.add(subject._staging._buffer.data_ptr())
+        buffers.add(subject._staging._blocks[0].data_ptr())
         subject.finish()
         store.prune(1)
         sizes.append(process.memory_info().rss)

@@ -1,7 +1,11 @@
 """Copies of the state in host memory: taken once, and not at all where there is no room."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pangu_core.checkpoint import staging
 from pangu_core.checkpoint.manifest import Layout
@@ -79,6 +83,28 @@ def test_memory_that_cannot_be_taken_is_no_room(small, monkeypatch, caplog):
     monkeypatch.setattr(staging, "_allocate", refuse)
     assert staging_with(AMPLE).copy(small.pieces(small.tensors(), Layout())) is None
     assert "could not be taken: CUDA error: out of memory; training waits" in caplog.text
+
+
+@given(st.lists(st.integers(0, 300), max_size=30))
+def test_pieces_are_packed_without_overlap_into_few_blocks(sizes):
+    with patch.object(staging, "BLOCK_BYTES", 256):
+        places, blocks = staging._pack(sizes)
+    taken = [range(p.start, p.start + n) for p, n in zip(places, sizes, strict=True)]
+    for number, (place, bytes_of) in enumerate(zip(places, taken, strict=True)):
+        assert place.start % staging.ALIGNMENT == 0
+        assert bytes_of.stop <= blocks[place.block]
+        for other, others in zip(places[:number], taken[:number], strict=True):
+            apart = bytes_of.start >= others.stop or others.start >= bytes_of.stop
+            assert other.block != place.block or apart
+    small = [block for block in blocks if block <= 256]
+    assert sum(block <= 128 for block in small) <= 1  # two half-empty ones would be one
+
+
+@pytest.mark.parametrize(
+    ("size", "taken"), [(0, 1), (1, 1), (3, 4), (2**30, 2**30), (2**30 + 1, 2**31)]
+)
+def test_pinned_memory_is_reckoned_in_powers_of_two(size, taken):
+    assert staging._rounded(size) == taken
 
 
 def test_a_rank_that_stores_nothing_has_an_empty_copy():
