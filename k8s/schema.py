@@ -16,6 +16,9 @@ from k8s.rules import RULES, Rule, keys_match
 Schema = dict[str, Any]
 RULES_KEY: Final = "x-kubernetes-validations"
 OPAQUE: Final = {"x-kubernetes-preserve-unknown-fields": True}
+QUANTITY: Final = "Quantity"
+SOURCE: Final = "Source"
+NOT_FROM_THE_ROOT: Final = "^[^/]"
 PODS_CLASS: Final = "PodSettings"
 BY_STAGE_CLASS: Final = "PodsByStage"
 _CARRIED: Final = (
@@ -36,6 +39,9 @@ class _Place:
     Not in pods' blocks: there an absent field means the next wider one, a stage's the job's and a
     job's the cluster's.
     """
+
+    rules: bool = True
+    """Whether rules can see the value."""
 
     def below(self, key: str) -> "_Place":
         return replace(self, path=(*self.path, key))
@@ -74,9 +80,10 @@ class _Inliner:
             return self._block(source, place)
         if "anyOf" in source:
             return self._alternative(source, place)
+        name = name or source.get(TYPE_KEY, "")
         result = self._described(source, place) | _plain(source)
-        rules = list(RULES.get(name or source.get(TYPE_KEY, ""), ()))
-        if source.get(TYPE_KEY) == "Quantity":
+        rules = list(RULES.get(name, ()))
+        if name == QUANTITY:
             result = _int_or_string(result, {"minimum": 0})
         if "properties" in source:
             result |= self._fields(source, place)
@@ -86,6 +93,8 @@ class _Inliner:
             rules += of_keys
         if "items" in source:
             result["items"] = self.node(source["items"], place.below("items"))
+        if rules and not place.rules:
+            return result | ({"pattern": NOT_FROM_THE_ROOT} if name == SOURCE else {})
         if rules:
             result[RULES_KEY] = [rule.to_dict() for rule in rules]
         return result
@@ -133,9 +142,11 @@ class _Inliner:
         one, other = options
         if other.get("type") == "string":
             return _int_or_string(described, _plain(one) | _plain(other))
-        # Text or a list: no structural schema can say that, and no rule can see the value; so the
-        # reader of the object checks all but what is wrong most often, a path from the root.
-        return described | OPAQUE | {"pattern": "^[^/]"}
+        # Text or a list: no structural schema can say that, and no rule can see the value. The
+        # reader of the object checks it; but for what is wrong most often, a path from the root.
+        blind = replace(place, rules=False)
+        both = self.node(one, blind) | self.node(other, blind)
+        return described | OPAQUE | {key: value for key, value in both.items() if key != "type"}
 
     def _fields(self, source: Schema, place: _Place) -> Schema:
         fields = {
