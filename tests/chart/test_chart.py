@@ -7,94 +7,15 @@ import pytest
 import yaml
 from helm_python import HelmError, lint
 
-from controller.cluster import metrics
-from controller.cluster.lease import LEASE
-from controller.cluster.manager import LEASE_NAME, Settings, sources
 from controller.controller_command import controller
 from k8s.defaults import read_pod_defaults
 from k8s.placement import PodSettings
 from pangu_core import __version__
-from pangu_core.launch.metrics import prometheus_text
-from pangu_core.messages import Progress
+from tests.chart.variants import EVERYTHING, EVERYWHERE, VARIANTS, arguments, find, pods
 
 CHART = Path(__file__).parents[2] / "charts" / "pangu-finetune"
 CRDS = Path(__file__).parents[2] / "k8s" / "crds"
 OLDEST_KUBERNETES = "1.31"
-EVERYTHING = {
-    "image": {"digest": f"sha256:{'0' * 64}", "pullSecrets": [{"name": "registry"}]},
-    "watch": {"namespaces": ["research", "products"], "nodes": True},
-    "controller": {
-        "replicas": 3,
-        "nodeSelector": {"pool": "system"},
-        "tolerations": [{"key": "system", "operator": "Exists"}],
-        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
-            "nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "Exists"}]}]}}},
-        "priorityClassName": "system-cluster-critical",
-        "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
-        "labels": {"team": "platform"},
-        "annotations": {"note": "yes"},
-        "resources": {"requests": {"cpu": 1, "memory": 68719476736}},
-    },
-    "serviceAccount": {"name": "pangu", "annotations": {"role": "x"}},
-    "defaults": {
-        "storeImage": "store:1",
-        "pods": {"schedulerName": "gangs", "resources": {"requests": {"memory": 68719476736}}},
-    },
-    "networkPolicies": {
-        "controller": {
-            "enabled": True,
-            "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
-            "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}]}],
-        },
-        "jobs": {
-            "enabled": True,
-            "metricsFrom": [{"namespaceSelector": {}}],
-            "egress": [{"ports": [{"port": 9000, "endPort": 9001}]}],
-        },
-    },
-    "monitoring": {
-        "labels": {"release": "prometheus"},
-        "serviceMonitor": {"enabled": True},
-        "podMonitor": {"enabled": True},
-        "rules": {"enabled": True},
-        "dashboard": {"enabled": True},
-    },
-    "labels": {"cost-centre": "42"},
-}  # fmt: skip
-EVERYWHERE = EVERYTHING | {"watch": {"allNamespaces": True}}
-LEAST = {
-    "crds": {"enabled": False},
-    "controller": {"replicas": 1, "disruptionBudget": False, "spreadOver": []},
-    "serviceAccount": {"create": False, "name": "given"},
-}
-VARIANTS = pytest.mark.parametrize(
-    "values",
-    [{}, LEAST, EVERYTHING, EVERYWHERE, {"watch": {"nodes": True}}, {"crds": {"keep": False}}],
-    ids=["default", "least", "everything", "everywhere", "nodes", "unkept"],
-)
-
-
-def find(manifests, kind, name="pangu-controller", namespace=None):
-    found = [
-        m for m in manifests if m["kind"] == kind and m["metadata"]["name"] == name
-        and namespace in (None, m["metadata"].get("namespace"))
-    ]  # fmt: skip
-    assert len(found) == 1, f"{len(found)} {kind} {name}"
-    return found[0]
-
-
-def pods(manifests):
-    return [
-        m["spec"]["template"]["spec"] if m["kind"] == "Deployment" else m["spec"]
-        for m in manifests
-        if m["kind"] in ("Deployment", "Pod")
-    ]
-
-
-def arguments(manifests):
-    return find(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"]
-
-
 # Every switch
 
 
@@ -172,67 +93,6 @@ def test_a_parent_charts_global_values_do_no_harm(render):
 
 def test_the_default_values_are_the_classes_own(chart, render):
     assert render(chart.values) == render()
-
-
-# What the controller may do
-
-
-@VARIANTS
-def test_no_rule_has_a_wildcard_or_a_secret(render, values):
-    rules = [r for m in render(values) if m["kind"].endswith("Role") for r in m["rules"]]
-    for rule in rules:
-        words = [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
-        assert not {"*", "secrets", "pods/exec", "escalate", "impersonate"} & set(words)
-
-
-def test_every_kind_that_is_watched_may_be_listed(render):
-    manifests = render({"watch": {"nodes": True}})
-    namespaced = find(manifests, "Role")["rules"]
-    cluster = find(manifests, "ClusterRole", "pangu-controller-research-nodes")["rules"]
-    settings = Settings(identity="a", lease_namespace="b", namespaces=("b",), watch_nodes=True)
-    for source in sources(settings):
-        allowed = _verbs(namespaced if source.kind.namespaced else cluster, source.kind)
-        assert {"list", "watch"} <= allowed, source.kind.plural
-
-
-def test_the_lease_is_the_only_one_that_may_be_written(render):
-    rules = find(render(), "Role", "pangu-controller-lease")["rules"]
-    named = [rule for rule in rules if "resourceNames" in rule]
-    assert _verbs(rules, LEASE) == {"create", "get", "update"}
-    assert [(rule["resourceNames"], rule["verbs"]) for rule in named] == [
-        ([LEASE_NAME], ["get", "update"])
-    ]
-
-
-def test_by_default_nothing_reaches_beyond_the_releases_namespace(render):
-    cluster_wide = {m["metadata"]["name"] for m in render() if "namespace" not in m["metadata"]}
-    assert cluster_wide == {"pangu-edit", "pangu-view"}  # for users, not for the controller
-    assert {m["metadata"]["namespace"] for m in render(LEAST)} == {"research"}
-
-
-def test_each_watched_namespace_has_a_role(render):
-    manifests = render({"watch": {"namespaces": ["a", "b"]}})
-    for namespace in ("a", "b"):
-        (subject,) = find(manifests, "RoleBinding", namespace=namespace)["subjects"]
-        assert (subject["name"], subject["namespace"]) == ("pangu-controller", "research")
-    assert arguments(manifests)[:3] == ["--namespace=a", "--namespace=b", "--lease-namespace=research"]  # fmt: skip
-
-
-def test_all_namespaces_take_one_cluster_role(render):
-    manifests = render({"watch": {"allNamespaces": True}})
-    assert find(manifests, "ClusterRole")["rules"] == find(render(), "Role")["rules"]
-    assert arguments(manifests)[0] == "--all-namespaces"
-    assert [m["metadata"]["name"] for m in manifests if m["kind"] == "Role"] == ["pangu-controller-lease"]  # fmt: skip
-
-
-def test_users_roles_become_part_of_edit_and_view(render):
-    manifests = render()
-    prefix = "rbac.authorization.k8s.io/aggregate-to"
-    edit = find(manifests, "ClusterRole", "pangu-edit")["metadata"]["labels"]
-    view = find(manifests, "ClusterRole", "pangu-view")["metadata"]["labels"]
-    assert edit[f"{prefix}-edit"] == view[f"{prefix}-view"] == "true"
-    assert f"{prefix}-view" not in edit
-    assert not [m for m in render({"userRoles": {"enabled": False}}) if m["kind"] == "ClusterRole"]
 
 
 # Pods
@@ -332,27 +192,6 @@ def test_pods_of_jobs_have_a_policy_in_every_namespace(render):
     assert find(render(named), "NetworkPolicy", "pangu-jobs")["metadata"]["namespace"] == "a"
 
 
-# Monitoring
-
-
-def test_alerts_and_dashboard_ask_for_metrics_that_exist(render):
-    manifests = render(EVERYTHING)
-    board = json.loads(find(manifests, "ConfigMap", "pangu-dashboard")["data"]["pangu-finetune.json"])  # fmt: skip
-    groups = find(manifests, "PrometheusRule")["spec"]["groups"]
-    asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
-    asked += [rule["expr"] for group in groups for rule in group["rules"]]
-    assert len(asked) > 15
-    named = {name for text in asked for name in re.findall(r"pangu_[a-z_]+", text)}
-    assert named - {"pangu_job"} <= _metrics(), "pangu_job is a label"
-
-
-def test_monitors_look_where_the_controller_does(render):
-    monitor = find(render(EVERYTHING), "PodMonitor", "pangu-trainers")["spec"]
-    assert monitor["namespaceSelector"] == {"matchNames": ["research", "products"]}
-    everywhere = find(render(EVERYWHERE), "PodMonitor", "pangu-trainers")["spec"]
-    assert everywhere["namespaceSelector"] == {"any": True}
-
-
 # Words
 
 
@@ -379,25 +218,3 @@ def test_a_good_combination_is_not_warned_of(files):
     warnings = files(good)["templates/NOTES.txt"].partition("Mind:")[2].strip().splitlines()
     assert len(warnings) == 1
     assert "no PyTorchJob" in warnings[0]  # there is no cluster
-
-
-def _verbs(rules, kind):
-    fitting = [r for r in rules if kind.group in r["apiGroups"] and kind.plural in r["resources"]]
-    return {verb for rule in fitting for verb in rule["verbs"]}
-
-
-def _metrics():
-    """Names of all metrics that controller and launchers answer with."""
-    own = metrics.Metrics()
-    own.watch(queue=[], cache=_NoJobs())
-    families = [family.name for family in own.registry.collect()]
-    progress = Progress("step", 1, 2, 1.0, 1.0, 1.0, 1.0, 1.0, 0, restarts={"Lost": 1})
-    text = prometheus_text(progress)
-    found = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
-    suffixes = ("", "_total", "_bucket", "_sum", "_count")
-    return {f"{name}{suffix}" for name in {*families, *found} for suffix in suffixes}
-
-
-class _NoJobs:
-    def all(self, kind):
-        return []
