@@ -29,7 +29,7 @@ JOB_COLUMNS: Final[tuple[Column, ...]] = (
     ("Age", "date", ".metadata.creationTimestamp", 0),
     ("Stage", "string", ".status.attempt.stage", 1),
     ("Tokens/s", "number", ".status.progress.tokensPerSecond", 1),
-    ("Seconds left", "integer", ".status.progress.etaSeconds", 1),
+    ("Seconds-Left", "integer", ".status.progress.etaSeconds", 1),
     ("Queue", "string", ".spec.queue.name", 1),
 )
 SERVICE_COLUMNS: Final[tuple[Column, ...]] = (

@@ -6,6 +6,7 @@ Plain frozen values; ``to_dict`` gives the camelCase form with RFC 3339 times, `
 it back. Times are whole unix seconds, as metav1.Time has no fractions.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,12 +44,18 @@ def from_rfc3339(text: Any) -> Any:
     return int(datetime.fromisoformat(text).timestamp()) if isinstance(text, str) else text
 
 
+def _finite(number: float) -> float | None:
+    """A number that JSON has; a loss may be none."""
+    return number if math.isfinite(number) else None
+
+
 Time = Annotated[
     int,
     BeforeValidator(from_rfc3339),
     PlainSerializer(to_rfc3339, when_used="unless-none"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
+Number = Annotated[float, PlainSerializer(_finite, when_used="unless-none")]
 
 
 @dataclass(frozen=True)
@@ -143,9 +150,9 @@ class ProgressStatus:
     step: int
     steps: int
     updated_at: Time
-    loss: float | None = None
-    validation_loss: float | None = None
-    tokens_per_second: float | None = None
+    loss: Number | None = None
+    validation_loss: Number | None = None
+    tokens_per_second: Number | None = None
     eta_seconds: int | None = None
 
 

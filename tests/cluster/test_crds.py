@@ -263,6 +263,15 @@ def test_a_whole_status_is_kept_as_it_is(cluster: Cluster, namespace: str) -> No
     assert stored["metadata"]["generation"] == 1
 
 
+def test_a_loss_that_is_no_number_is_left_out(cluster: Cluster, namespace: str) -> None:
+    created = cluster.request("POST", path_of("PanguJob", namespace), an_object(GOOD))
+    progress = ProgressStatus("step", 340, 1_000, 1_010, loss=float("nan"))
+    created["status"] = to_dict(replace(STATUS, progress=progress))
+    stored = cluster.request("PUT", path_of("PanguJob", namespace, "one", "status"), created)
+    assert stored["status"]["progress"]["step"] == 340
+    assert "loss" not in stored["status"]["progress"]
+
+
 def test_a_status_with_a_wrong_phase_is_refused(cluster: Cluster, namespace: str) -> None:
     created = cluster.request("POST", path_of("PanguJob", namespace), an_object(GOOD))
     created["status"] = to_dict(STATUS) | {"phase": "Dancing"}
@@ -288,7 +297,7 @@ def test_a_line_shows_where_a_job_is(cluster: Cluster, namespace: str) -> None:
     ]
     assert line.split()[:-1] == ["one", "Running", "2/4", "1", "340", "34%", "3.25", "1/5"]
     head, line = cluster.kubectl("get", "pangu", "-o", "wide", "-n", namespace).splitlines()
-    assert head.split()[9:] == ["STAGE", "TOKENS/S", "SECONDS", "LEFT", "QUEUE"]
+    assert head.split()[9:] == ["STAGE", "TOKENS/S", "SECONDS-LEFT", "QUEUE"]
 
 
 def test_a_service_can_be_scaled(cluster: Cluster, namespace: str) -> None:

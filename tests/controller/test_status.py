@@ -1,56 +1,13 @@
-"""A job's status: its stored form, its bounds, and what a second start keeps of it."""
+"""A job's status: what is changed in it, and what a second start keeps of it."""
 
 from dataclasses import replace
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from controller.status import HISTORY_LIMIT, reopened, with_condition, with_history
-from k8s.status import (
-    Attempt,
-    JobStatus,
-    PastAttempt,
-    PodExit,
-    ProgressStatus,
-    StageStatus,
-    from_dict,
-    to_dict,
-)
+from k8s.status import Attempt, JobStatus, PastAttempt, StageStatus
 
 PAST = PastAttempt("train", 1, "Failed", "Error", charged=True, created_at=10, ended_at=20)
 DONE = StageStatus("preprocess", "Succeeded", attempt=1, settings_hash="p")
 FAILED = StageStatus("train", "Failed", attempt=3, settings_hash="t")
-times = st.integers(0, 2**33)
-words = st.text(max_size=9)
-statuses = st.builds(
-    JobStatus,
-    stages=st.lists(st.builds(StageStatus, words, output=words), max_size=3).map(tuple),
-    attempt=st.none() | st.builds(Attempt, words, st.integers(1, 99), times, exits=st.tuples(
-        st.builds(PodExit, words, st.integers(0, 255)))),
-    history=st.lists(st.builds(PastAttempt, words, st.integers(1, 9), st.just("Failed"), words,
-        st.booleans(), times, times), max_size=3).map(tuple),
-    charges=st.lists(times, max_size=3).map(tuple),
-    restarts=st.dictionaries(words, st.integers(1, 9), max_size=3),
-    progress=st.none() | st.builds(ProgressStatus, words, st.integers(0), st.integers(0), times),
-    retry_at=st.none() | times,
-)  # fmt: skip
-
-
-@given(statuses)
-def test_a_status_comes_back_from_its_stored_form(status):
-    assert from_dict(to_dict(status)) == status
-
-
-def test_the_stored_form_is_that_of_the_api_server():
-    status = with_history(JobStatus(retry_at=1_767_225_600), PAST)
-    stored = to_dict(status)
-    assert stored["retryAt"] == "2026-01-01T00:00:00Z"
-    assert stored["history"][0]["createdAt"] == "1970-01-01T00:00:10Z"
-    assert "completedAt" not in stored
-
-
-def test_keys_of_a_newer_version_are_dropped():
-    assert from_dict({"phase": "Running", "fromTheFuture": 1}) == JobStatus(phase="Running")
 
 
 def test_history_is_bounded():
