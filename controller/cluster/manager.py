@@ -18,6 +18,7 @@ from controller.cluster.lease import DEFAULT_TIMING, LeaseLoop, Timing
 from controller.cluster.metrics import Metrics
 from controller.cluster.recorder import Recorder
 from controller.cluster.reflector import Reflector, Source
+from controller.cluster.territory import Territory
 from controller.cluster.work_queue import WorkQueue
 from controller.cluster.worker import JobWorker, key_of
 from k8s import names
@@ -30,6 +31,8 @@ LEASE_NAME: Final = "pangu-controller"
 FINISH_SECONDS: Final = 4.0
 # A reflector that heard nothing for so long is stuck: bookmarks come once a minute.
 SILENCE_LIMIT_SECONDS: Final = 600.0
+# Between two looks whether another controller has left a namespace.
+FOREIGN_SECONDS: Final = 30.0
 logger = logging.getLogger(__name__)
 
 
@@ -57,6 +60,7 @@ class Manager:
         self._cache = Cache(key_of, self._queue.add)
         self._reflectors = [Reflector(api, source, self._cache) for source in sources(settings)]
         self._recorder = Recorder(api, settings.identity)
+        self._territory = Territory(api, is_everywhere=not settings.namespaces)
         self._launchers = Launchers(self._queue.add, port=settings.progress_port)
         self._worker = JobWorker(
             api,
@@ -132,7 +136,7 @@ class Manager:
     def _turn(self, key: Key) -> None:
         with self._metrics.turn():
             try:
-                due = self._worker.work(key)
+                due = self._work_on(key)
             except ApiError as error:
                 self._fail(key, error, is_loud=not error.is_conflict)
                 return
@@ -146,6 +150,11 @@ class Manager:
         self._queue.succeeded(key)
         if due is not None:
             self._queue.add_at(key, time.monotonic() + max(0.0, due - time.time()))
+
+    def _work_on(self, key: Key) -> float | None:
+        if not self._territory.has(key[1]):
+            return time.time() + FOREIGN_SECONDS
+        return self._worker.work(key)
 
     def _fail(self, key: Key, error: Exception, *, is_loud: bool) -> None:
         wait = self._queue.retry(key)

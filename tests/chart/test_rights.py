@@ -1,5 +1,6 @@
 from controller.cluster.kinds import LEASE
 from controller.cluster.manager import LEASE_NAME, Settings, sources
+from controller.cluster.territory import MARK
 from tests.chart.variants import LEAST, VARIANTS, arguments, find
 
 
@@ -64,3 +65,13 @@ def test_users_roles_become_part_of_edit_and_view(render):
 def _verbs(rules, kind):
     fitting = [r for r in rules if kind.group in r["apiGroups"] and kind.plural in r["resources"]]
     return {verb for rule in fitting for verb in rule["verbs"]}
+
+
+def test_each_namespace_that_is_watched_by_name_is_marked(render):
+    def marked(values):
+        manifests = render(values)
+        return [m["metadata"]["namespace"] for m in manifests if m["metadata"]["name"] == MARK]
+
+    assert marked({"watch": {"namespaces": ["a", "b"]}}) == ["a", "b"]
+    assert marked({}) == ["research"]
+    assert marked({"watch": {"allNamespaces": True}}) == []

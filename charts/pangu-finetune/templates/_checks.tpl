@@ -8,7 +8,6 @@ who may install definitions, since reading it takes the same rights.
 {{- end }}
 {{- if .Values.crds.enabled }}
 {{- include "pangu.checkDefinitions" . }}
-{{- include "pangu.checkOthers" . }}
 {{- end }}
 {{- end }}
 
@@ -28,26 +27,6 @@ who may install definitions, since reading it takes the same rights.
 {{- if and $object (not $.Values.crds.adopt) }}
 {{- with include "pangu.isForeign" (dict "object" $object "root" $) }}
 {{- fail (printf "the definition %s is there already and belongs to %s. To use it as it is, add --set crds.enabled=false. To take it over from a release that is gone, add --set crds.adopt=true --take-ownership" $name .) }}
-{{- end }}
-{{- end }}
-{{- end }}
-{{- end }}
-
-{{- /* Two controllers must not work on one namespace. */}}
-{{- define "pangu.checkOthers" -}}
-{{- $own := include "pangu.name" . }}
-{{- $everywhere := lookup "rbac.authorization.k8s.io/v1" "ClusterRole" "" $own }}
-{{- if $everywhere }}
-{{- with include "pangu.isForeign" (dict "object" $everywhere "root" $) }}
-{{- fail (printf "%s watches every namespace already: uninstall it, or give it watch.namespaces" .) }}
-{{- end }}
-{{- end }}
-{{- if .Values.watch.allNamespaces }}
-{{- range (lookup "rbac.authorization.k8s.io/v1" "Role" "" "").items }}
-{{- if eq .metadata.name $own }}
-{{- with include "pangu.isForeign" (dict "object" . "root" $) }}
-{{- fail (printf "%s has a controller of its own: uninstall it, or leave watch.allNamespaces out and name the other namespaces in watch.namespaces" .) }}
-{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
