@@ -5,6 +5,7 @@ launcher starts them; batches are random numbers in documents. Run it from the c
 
     python bench/training_step.py                  # with the heap kept, and as glibc does it
     python bench/training_step.py --profile        # and the operators that take the time
+    python bench/training_step.py --compile        # layers compiled; or --sequence-parallel
 """
 
 import json
@@ -13,6 +14,7 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import click
@@ -26,6 +28,7 @@ from pangu_core.data.batches import make_batch
 from pangu_core.data.samples import Sample
 from pangu_core.dist import process_group, topology
 from pangu_core.launch.ranks import KEEP_HEAP
+from pangu_core.model.compiling import compile_layers
 from pangu_core.model.gpt import Build, PanguModel
 from pangu_core.model.weights import initialise
 from pangu_core.parallel.rng import DropoutKey
@@ -72,11 +75,36 @@ def page_faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
-def measure(count: int, with_profile: bool) -> None:
+@dataclass(frozen=True)
+class Options:
+    """What is measured."""
+
+    steps: int
+    profile: bool
+    compile: bool
+    sequence_parallel: bool
+
+    def flags(self) -> list[str]:
+        """The command line that means the same."""
+        switches = ("profile", "compile", "sequence_parallel")
+        chosen = [f"--{name.replace('_', '-')}" for name in switches if getattr(self, name)]
+        return ["--steps", str(self.steps), *chosen]
+
+
+def measure(options: Options) -> None:
     """One rank's part; the first rank prints."""
+    count = options.steps
     with process_group():
         place = topology(RANKS)
-        model = PanguModel(MODEL, Build(place.tp, torch.float32, torch.bfloat16))
+        build = Build(
+            place.tp,
+            torch.float32,
+            torch.bfloat16,
+            sequence_parallel=options.sequence_parallel,
+        )
+        model = PanguModel(MODEL, build)
+        if options.compile:
+            compile_layers(model, place.device)
         initialise(model, seed=1)
         parameters = shard(model, place)
         optimizer = optimizing.build(parameters, OptimizerConfig())
@@ -86,7 +114,7 @@ def measure(count: int, with_profile: bool) -> None:
         seconds = steps(replica, WARM_UP_STEPS, count)
         faults = (page_faults() - faults_before) / count
         table = ""
-        if with_profile:
+        if options.profile:
             with profile(activities=[ProfilerActivity.CPU]) as profiled:
                 steps(replica, WARM_UP_STEPS + count, 10)
             averages = profiled.key_averages()
@@ -95,13 +123,12 @@ def measure(count: int, with_profile: bool) -> None:
             print(json.dumps({"seconds": seconds, "faults": faults, "table": table}))
 
 
-def in_fresh_processes(keep_heap: bool, count: int, with_profile: bool) -> dict[str, Any]:
+def in_fresh_processes(options: Options, keep_heap: bool) -> dict[str, Any]:
     """Run the ranks; what the first one printed."""
     threads = str(max(1, len(os.sched_getaffinity(0)) // RANKS))
     own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(RANKS)}
     base = {**os.environ, "OMP_NUM_THREADS": threads, **own, **(KEEP_HEAP if keep_heap else {})}
-    command = [sys.executable, __file__, "--measure", "--steps", str(count)]
-    command += ["--profile"] if with_profile else []
+    command = [sys.executable, __file__, "--measure", *options.flags()]
     children = [
         subprocess.Popen(command, env={**base, "RANK": str(rank)}, stdout=subprocess.PIPE)
         for rank in range(RANKS)
@@ -114,16 +141,20 @@ def in_fresh_processes(keep_heap: bool, count: int, with_profile: bool) -> dict[
 
 
 @click.command()
-@click.option("--steps", "count", default=50, show_default=True)
-@click.option("--profile", "with_profile", is_flag=True, help="Print the operators of rank 0.")
+@click.option("--steps", default=50, show_default=True)
+@click.option("--profile", is_flag=True, help="Print the operators of rank 0.")
+@click.option("--compile", is_flag=True, help="Compile the layers.")
+@click.option("--sequence-parallel", is_flag=True, help="Spread the stream by sequence.")
 @click.option("--measure", "is_rank", is_flag=True, hidden=True)
-def main(count: int, with_profile: bool, is_rank: bool) -> None:
+def main(is_rank: bool, **chosen: Any) -> None:
     """Print the seconds of a step with the heap kept and without."""
+    options = Options(**chosen)
     if is_rank:
-        measure(count, with_profile)
+        measure(options)
         return
     for name, keep_heap in (("as glibc does", False), ("heap kept", True)):
-        result = in_fresh_processes(keep_heap, count, with_profile and keep_heap)
+        run = options if keep_heap else replace(options, profile=False)
+        result = in_fresh_processes(run, keep_heap)
         row = f"{result['seconds']:.3f} s and {result['faults']:,.0f} page faults a step"
         print(f"{name:14s} {row}")
         if result["table"]:

@@ -6,7 +6,7 @@ import torch
 
 from pangu_core import layout
 from pangu_core.config.model import ModelConfig
-from pangu_core.dist import ALONE
+from pangu_core.dist import ALONE, Axis
 from pangu_core.model.gpt import ACTIVATIONS, Build, PanguModel, fast_gelu
 from pangu_core.model.weights import initialise
 from pangu_core.parallel.loss import vocab_parallel_cross_entropy
@@ -88,6 +88,12 @@ def test_dropout_is_a_function_of_its_key_and_place():
     assert (drop(x, key) == 0).double().mean().item() == pytest.approx(0.25, abs=0.05)
     assert sorted(set(drop(x, key).tolist())) == pytest.approx([0.0, 4 / 3])
     assert drop(x, None) is x
+
+
+def test_a_spread_stream_gets_the_same_dropout():
+    x, key = torch.ones(2, 8, 16), KEY.tensor()
+    parts = [Dropout(0.25, "here", stream=Axis(rank, 4))(x[:, :2], key) for rank in range(4)]
+    assert torch.equal(torch.cat(parts, dim=1), Dropout(0.25, "here")(x, key))
 
 
 def test_a_seed_is_the_same_on_every_machine():

@@ -9,10 +9,11 @@ import torch
 from pangu_core.config.model import ModelConfig
 from pangu_core.config.train import OptimizerConfig
 from pangu_core.data.batches import Batch
-from pangu_core.dist import ALONE, alone
+from pangu_core.dist import ALONE, Axis, alone
+from pangu_core.model.compiling import compile_layers
 from pangu_core.model.gpt import Build, PanguModel
 from pangu_core.model.weights import initialise
-from pangu_core.parallel.rng import DropoutKey
+from pangu_core.parallel.rng import Dropout, DropoutKey
 from pangu_core.training import optimizer as optimizing
 from pangu_core.training.sharding import shard
 from pangu_core.training.step import Replica, train_step
@@ -45,10 +46,14 @@ def step(
     compute: torch.dtype,
     documents: bool = True,
     loss_scale: float = 1.0,
+    is_compiled: bool = False,
+    **build,
 ):
     """Loss, gradient norm and parameters after one update."""
     place = alone(device)
-    model = PanguModel(CONFIG, Build(ALONE, parameter, compute)).to(device)
+    model = PanguModel(CONFIG, Build(ALONE, parameter, compute, **build)).to(device)
+    if is_compiled:
+        compile_layers(model, place.device)
     initialise(model, seed=3)
     parameters = shard(model, place)
     optimizer = optimizing.build(parameters, OptimizerConfig(learning_rate=1e-3))
@@ -106,3 +111,32 @@ def test_two_runs_give_the_same_bits(compute):
     assert first[:2] == second[:2]
     for name, value in first[2].items():
         assert torch.equal(second[2][name], value), name
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore")  # the compiler warns about torch's own code
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(
+    ("parameter", "compute", "bound"),
+    [
+        (torch.float64, torch.float64, 1e-10),
+        (torch.float32, torch.float32, 1e-5),
+        (torch.float32, torch.bfloat16, 2e-2),
+    ],
+)
+def test_a_compiled_step_is_the_plain_one(parameter, compute, bound, recompute):
+    build = {"attention_dropout": 0.2, "hidden_dropout": 0.2, "recompute": recompute}
+    plain = step("cuda", parameter, compute, **build)
+    compiled = step("cuda", parameter, compute, is_compiled=True, **build)
+    assert compiled[0] == pytest.approx(plain[0], rel=bound / 10)
+    assert compiled[1] == pytest.approx(plain[1], rel=bound)
+    if compute == torch.float64:  # else rounding may turn the sign of a first update
+        for name, expected in plain[2].items():
+            torch.testing.assert_close(compiled[2][name], expected, rtol=0, atol=1e-9, msg=name)
+
+
+def test_a_spread_stream_gets_the_same_dropout():
+    x = torch.ones(2, 8, 16, device="cuda")
+    key = DropoutKey(1, 2, 3).tensor()
+    parts = [Dropout(0.25, "here", stream=Axis(rank, 4))(x[:, :2], key) for rank in range(4)]
+    assert torch.equal(torch.cat(parts, dim=1), Dropout(0.25, "here")(x, key))
