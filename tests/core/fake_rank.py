@@ -1,8 +1,8 @@
 """Plays a rank in the launcher's tests: no torch, no peers, told what to do by files.
 
 In the folder FAKE_FOLDER: ``finish`` ends training; ``fail-RANK`` raises; ``stall-RANK`` falls
-silent once; ``crash`` kills it before its first step. After that step each rank leaves
-``start-ROUND-RANK.json`` with its pid and environment.
+silent once; ``compile`` keeps it in that phase; ``crash`` kills it before its first step. After
+that step each rank leaves ``start-ROUND-RANK.json`` with its pid and environment.
 """
 
 import json
@@ -34,6 +34,10 @@ step = int((folder / "step").read_text()) if (folder / "step").exists() else 0
 beat("start")
 if (folder / "crash").exists():
     os.kill(os.getpid(), signal.SIGSEGV)
+while (folder / "compile").exists():
+    beat("compile")
+    (folder / "compiling").touch()
+    time.sleep(0.1)
 record = {}
 while True:
     time.sleep(0.03)
@@ -41,7 +45,11 @@ while True:
     beat("step")
     if not record:
         record = {"pid": os.getpid(), "world": int(os.environ["WORLD_SIZE"]), "agent": os.getppid()}
-        record |= {"local": os.environ["LOCAL_RANK"], "port": os.environ["MASTER_PORT"]}
+        record |= {
+            "rank": rank,
+            "local": os.environ["LOCAL_RANK"],
+            "port": os.environ["MASTER_PORT"],
+        }
         draft = folder / f"draft-{number}-{rank}"
         draft.write_text(json.dumps(record))
         draft.rename(folder / f"start-{number}-{rank}.json")

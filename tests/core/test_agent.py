@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,15 +18,16 @@ from pangu_core.rendezvous import store
 from pangu_core.rendezvous.membership import Timing
 from pangu_core.rendezvous.ports import free_port
 
-QUICK = Timing(quiet=0.4, dead=1.5, hangup=0.3, recovery=1.5, growth=0.5)
+# An agent that a busy machine starves for a while is not dead.
+QUICK = Timing(quiet=0.4, dead=10.0, hangup=0.5, recovery=1.5, growth=0.5)
 STUB = Path(__file__).with_name("agent_under_test.py")
 
 
 class Cluster:
     """Agents by name, their ranks' folder, and a store that can be lost."""
 
-    def __init__(self, folder, *, low=1, high=2, unit=1, processes=1, **limits):
-        self.folder, self.agents = folder, {}
+    def __init__(self, folder, *, low=1, high=2, unit=1, processes=1, timing=QUICK, **limits):
+        self.folder, self.agents, self.timing = folder, {}, timing
         rules = {"unit": unit, "low": low, "high": high}
         # Long by default: a busy machine must not look like a stall.
         limits = {"store_away": 60.0, "stall_floor": 60.0, **limits}
@@ -33,7 +35,7 @@ class Cluster:
         self.port, self.store = free_port(), contextlib.ExitStack()
 
     def start_store(self):
-        self.store.enter_context(store.in_thread(QUICK, port=self.port))
+        self.store.enter_context(store.in_thread(self.timing, port=self.port))
 
     def stop_store(self):
         self.store.close()
@@ -56,6 +58,11 @@ class Cluster:
         """Wait for an agent; returns its exit code and last words."""
         code = self.agents[name].wait(60)
         return code, Termination.from_json(self.termination_file(name).read_text())
+
+    def page(self, name, path):
+        port = (self.folder / name / "progress.port").read_text()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as answer:
+            return answer.read().decode()
 
     def tell(self, file_name):
         (self.folder / file_name).touch()
@@ -100,7 +107,7 @@ def wait_for_death(*pids):
 
 
 @pytest.fixture
-def cluster(tmp_path):
+def launchers(tmp_path):
     made = []
 
     def make(**settings):
@@ -112,8 +119,8 @@ def cluster(tmp_path):
     made[0].close()
 
 
-def test_two_agents_form_a_world_and_all_end_with_the_result(cluster):
-    gang = cluster(low=2, high=2, processes=2)
+def test_two_agents_form_a_world_and_all_end_with_the_result(launchers):
+    gang = launchers(low=2, high=2, processes=2)
     gang.start("a", "b")
     number, ranks = gang.round(world=4)
     assert number == 1
@@ -127,8 +134,8 @@ def test_two_agents_form_a_world_and_all_end_with_the_result(cluster):
         assert words.manifest_sha256 == "ab" * 32
 
 
-def test_a_killed_rank_is_back_in_the_next_round(cluster):
-    gang = cluster(low=2, high=2)
+def test_a_killed_rank_is_back_in_the_next_round(launchers):
+    gang = launchers(low=2, high=2)
     gang.start("a", "b")
     _, ranks = gang.round(world=2)
     os.kill(ranks[1]["pid"], signal.SIGKILL)
@@ -140,8 +147,8 @@ def test_a_killed_rank_is_back_in_the_next_round(cluster):
     assert [gang.end(n)[0] for n in ("a", "b")] == [0, 0]
 
 
-def test_a_killed_agent_takes_its_ranks_along_and_the_others_shrink(cluster):
-    gang = cluster(low=1, high=3)
+def test_a_killed_agent_takes_its_ranks_along_and_the_others_shrink(launchers):
+    gang = launchers(low=1, high=3)
     gang.start("a", "b", "c")
     _, ranks = gang.round(world=3)
     victim = gang.agents["b"].pid
@@ -150,8 +157,8 @@ def test_a_killed_agent_takes_its_ranks_along_and_the_others_shrink(cluster):
     gang.round(world=2, after=1)
 
 
-def test_with_a_unit_of_two_the_third_agent_waits_and_ends_with_the_others(cluster):
-    gang = cluster(low=2, high=4, unit=2)
+def test_with_a_unit_of_two_the_third_agent_waits_and_ends_with_the_others(launchers):
+    gang = launchers(low=2, high=4, unit=2)
     gang.start("a", "b", "c")
     gang.round(world=2)
     time.sleep(0.5)
@@ -162,8 +169,8 @@ def test_with_a_unit_of_two_the_third_agent_waits_and_ends_with_the_others(clust
     assert {words.manifest_sha256 for _, words in results} == {"ab" * 32}
 
 
-def test_a_late_agent_joins_at_a_step_boundary(cluster):
-    gang = cluster(low=1, high=2)
+def test_a_late_agent_joins_at_a_step_boundary(launchers):
+    gang = launchers(low=1, high=2)
     gang.start("a")
     gang.round(world=1)
     gang.start("b")
@@ -171,8 +178,8 @@ def test_a_late_agent_joins_at_a_step_boundary(cluster):
     assert int((gang.folder / "step").read_text()) > 0  # the first world saved before it left
 
 
-def test_a_lost_store_stops_nobody_and_a_new_one_knows_the_round(cluster):
-    gang = cluster(low=2, high=2)
+def test_a_lost_store_stops_nobody_and_a_new_one_knows_the_round(launchers):
+    gang = launchers(low=2, high=2)
     gang.start("a", "b")
     _, ranks = gang.round(world=2)
     gang.stop_store()
@@ -184,8 +191,8 @@ def test_a_lost_store_stops_nobody_and_a_new_one_knows_the_round(cluster):
     assert gang.round(world=2, after=1)[0] == 2
 
 
-def test_sigterm_saves_and_the_others_go_on(cluster):
-    gang = cluster(low=1, high=2)
+def test_sigterm_saves_and_the_others_go_on(launchers):
+    gang = launchers(low=1, high=2)
     gang.start("a", "b")
     gang.round(world=2)
     gang.agents["a"].terminate()
@@ -198,8 +205,39 @@ def test_sigterm_saves_and_the_others_go_on(cluster):
     assert gang.end("b")[0] == 143
 
 
-def test_a_rank_that_raises_ends_the_attempt_for_all_with_its_code(cluster):
-    gang = cluster(low=2, high=2)
+def test_a_rank_that_compiles_has_nothing_to_save_and_is_killed_at_once(launchers):
+    gang = launchers(low=1, high=1)
+    gang.tell("compile")
+    gang.start("a")
+    for _ in until("the compilation"):
+        if (gang.folder / "compiling").exists():
+            break
+    gang.agents["a"].terminate()
+    code, words = gang.end("a")
+    assert (code, words.message) == (143, "asked to stop; no step was made yet")
+
+
+def test_the_failure_of_a_round_that_is_over_ends_nothing(launchers):
+    """A launcher is stopped, its rank fails, the others go on; then it wakes."""
+    gang = launchers(low=1, high=2, timing=replace(QUICK, dead=1.5))
+    gang.start("a", "b")
+    _, ranks = gang.round(world=2)
+    stopped = next(r for r in ranks if r["agent"] == gang.agents["b"].pid)
+    other = next(r for r in ranks if r is not stopped)
+    gang.agents["b"].send_signal(signal.SIGSTOP)
+    gang.tell(f"fail-{stopped['rank']}")
+    wait_for_death(stopped["pid"])
+    (gang.folder / f"fail-{stopped['rank']}").unlink()
+    os.kill(other["pid"], signal.SIGKILL)
+    number, _ = gang.round(world=1, after=1)
+    gang.agents["b"].send_signal(signal.SIGCONT)
+    gang.round(world=2, after=number)
+    gang.tell("finish")
+    assert [gang.end(name)[0] for name in ("a", "b")] == [0, 0]
+
+
+def test_a_rank_that_raises_ends_the_attempt_for_all_with_its_code(launchers):
+    gang = launchers(low=2, high=2)
     gang.start("a", "b")
     gang.round(world=2)
     gang.tell("fail-1")
@@ -210,31 +248,30 @@ def test_a_rank_that_raises_ends_the_attempt_for_all_with_its_code(cluster):
         assert words.step > 0
 
 
-def test_a_stalled_rank_dumps_its_stacks_and_is_restarted(cluster):
-    gang = cluster(low=1, high=1, stall_floor=2.0)
+def test_a_stalled_rank_dumps_its_stacks_and_is_restarted(launchers):
+    gang = launchers(low=1, high=1, stall_floor=2.0)
     gang.start("a")
     gang.round(world=1)
     time.sleep(0.5)
     gang.tell("stall-0")
     gang.round(world=1, after=1)
     assert (gang.folder / "dumped-1-0").exists()
-    port = int((gang.folder / "a" / "progress.port").read_text())
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress") as answer:
-        progress = Progress.from_json(answer.read().decode())
+    progress = Progress.from_json(gang.page("a", "/progress"))
     assert progress.restarts == {"stall": 1}
     assert (progress.round, progress.world_size, progress.steps) == (2, 1, 100)
+    assert 'pangu_train_restarts_total{cause="stall"} 1.0' in gang.page("a", "/metrics")
 
 
-def test_a_waiting_agent_gives_up_when_the_store_stays_away(cluster):
-    gang = cluster(store_away=0.5)
+def test_a_waiting_agent_gives_up_when_the_store_stays_away(launchers):
+    gang = launchers(store_away=0.5)
     gang.stop_store()
     gang.start("a")
     code, words = gang.end("a")
     assert (code, words.error) == (201, "RendezvousError")
 
 
-def test_a_rank_that_dies_again_and_again_without_a_step_ends_the_attempt(cluster):
-    gang = cluster(low=1, high=1)
+def test_a_rank_that_dies_again_and_again_without_a_step_ends_the_attempt(launchers):
+    gang = launchers(low=1, high=1)
     gang.tell("crash")
     gang.start("a")
     code, words = gang.end("a")
@@ -243,8 +280,8 @@ def test_a_rank_that_dies_again_and_again_without_a_step_ends_the_attempt(cluste
     assert words.message.endswith("; 3 times without a new step")
 
 
-def test_an_agent_that_pauses_while_its_ranks_end_still_reads_their_result(cluster):
-    gang = cluster(low=1, high=1)
+def test_an_agent_that_pauses_while_its_ranks_end_still_reads_their_result(launchers):
+    gang = launchers(low=1, high=1)
     gang.start("a")
     _, (rank,) = gang.round(world=1)
     gang.agents["a"].send_signal(signal.SIGSTOP)
