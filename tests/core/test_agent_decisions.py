@@ -93,7 +93,20 @@ def test_a_rank_told_to_leave_may_take_a_step_and_a_save():
     assert StallLimits(floor=2.0, factor=4.0, other=99.0).leave(pulses(steps)) == 4.0 + 99.0
 
 
-@pytest.mark.parametrize("phase", ["start", "evaluate", "save", "done"])
+@pytest.mark.parametrize(
+    ("phase", "is_training"),
+    [("start", False), ("compile", False), ("step", True), ("evaluate", True), ("save", True)],
+)
+def test_before_its_first_step_a_rank_has_nothing_to_save(phase, is_training):
+    assert pulses([(1.0, {"phase": phase})]).is_training is is_training
+
+
+def test_what_a_rank_says_stays_known_until_it_says_otherwise():
+    pulse = pulses([(1.0, {"phase": "step", "step": 3, "skipped": 2}), (2.0, {"phase": "save"})])
+    assert (pulse.phase, pulse.step, pulse.skipped) == ("save", 3, 2)
+
+
+@pytest.mark.parametrize("phase", ["start", "compile", "evaluate", "save", "done"])
 def test_declared_phases_have_a_long_limit(phase):
     steps = [(float(t), {"phase": "step", "step": t}) for t in range(1, 12)]
     pulse = pulses([*steps, (12.0, {"phase": phase})])
