@@ -56,7 +56,7 @@ def texts() -> dict[str, str]:
     """Path below the chart -> text."""
     readme = (CHART / "README.md").read_text(encoding="utf-8")
     return {
-        "values.yaml": f"# {HEAD.format(SOURCE)}\n\n" + "\n".join(_values(ChartValues())) + "\n",
+        "values.yaml": f"# {HEAD.format(SOURCE)}\n\n" + "\n".join(_values(ChartValues())),
         "values.schema.json": json.dumps(schema(), indent=2, ensure_ascii=True) + "\n",
         "README.md": _with_table(readme),
         **{f"templates/crds/{name}": _crd(name, each) for name, each in crds().items()},
