@@ -18,6 +18,13 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "validate": ("controller.file_commands:validate", "Check a job file and say what it would do."),
     "render": ("controller.file_commands:render", "Print the manifests of a job file."),
     "run": ("controller.run_command:run", "Run a job file on this machine."),
+    "submit": ("controller.cluster_commands:submit", "Hand a job file to a cluster."),
+    "status": ("controller.status_command:status", "Show the jobs of a namespace, or one in full."),
+    "logs": ("controller.logs_command:logs", "Print what the pods of a job print."),
+    "suspend": ("controller.cluster_commands:suspend", "Let a job save and give its pods back."),
+    "resume": ("controller.cluster_commands:resume", "Let a suspended job go on where it was."),
+    "scale": ("controller.cluster_commands:scale", "Let a job train with more or fewer nodes."),
+    "delete": ("controller.cluster_commands:delete", "Delete a job; its results stay."),
     "controller": (
         "controller.controller_command:controller",
         "Watch PanguJobs and do what they ask for.",

@@ -43,7 +43,6 @@ NOT_BUILT: Final = (
     NotBuilt("resumeFrom", _is_set, "run a job of the same name, which goes on by itself"),
     NotBuilt("queue", _is_set, "remove it"),
     NotBuilt("limits.gpuHours", _is_set, "remove it"),
-    NotBuilt("ttlSecondsAfterFinished", lambda value: True, "remove it"),
     NotBuilt("notify", _is_set, "remove it"),
     NotBuilt("serve", lambda value: True, "remove it"),
 )

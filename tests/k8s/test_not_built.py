@@ -15,7 +15,6 @@ ASKED_FOR = {
     "resumeFrom": ["resumeFrom=other"],
     "queue": ["queue={name: research}"],
     "limits.gpuHours": ["limits.gpuHours=100"],
-    "ttlSecondsAfterFinished": ["ttlSecondsAfterFinished=0"],
     "notify": ["notify={url: https://hook}"],
     "serve": ["serve={}"],
 }
