@@ -9,10 +9,10 @@ SHARED ?= ../shared
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fmt golden test-gpu clean
+.PHONY: help setup demo test lint fmt golden lock cluster-binaries test-gpu clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed $(VENV)/.data ## make .venv with everything in it, fetch the vocabulary and the corpora
 
@@ -29,7 +29,7 @@ $(VENV)/.data: $(VENV)/.installed tools/fetch_data.py
 demo: setup ## train a small PanGu-alpha on real text, lose a process, recover, write Chinese (6 minutes)
 	$(BIN)/python tools/demo.py
 
-test: setup lint ## run every check and test that this machine can run
+test: setup lint cluster-binaries ## run every check and test that this machine can run
 	PANGU_SHARED=$(abspath $(SHARED)) OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: setup ## ruff, mypy, import layers, size budgets, spelling, YAML
@@ -45,9 +45,17 @@ fmt: setup ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-golden: setup ## rewrite the golden manifests and docs/configuration.md; read the diff
+golden: setup ## rewrite the golden manifests, the CRDs, docs/configuration.md and what follows in the chart; read the diff
 	$(BIN)/python tools/write_golden.py
+	$(BIN)/python tools/write_crds.py
 	$(BIN)/python tools/write_docs.py
+	$(BIN)/python tools/write_chart.py
+
+lock: setup ## rewrite the images' locked requirements: the newest that pyproject.toml takes
+	$(BIN)/python tools/write_locks.py
+
+cluster-binaries: setup ## build the control plane for tests where Go is (10 minutes the first time)
+	$(BIN)/python -m tests.cluster.binaries
 
 test-gpu: ## the numerics suite on a CUDA device, with the python3 of that machine
 	python3 -m pytest tests/gpu -p no:cacheprovider $(PYTEST_ARGS)

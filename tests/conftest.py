@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pangu_core.data.vocabulary import cache_folder
+from tests.cluster import binaries
 
 CHECKOUT = Path(__file__).parents[1]
 CORPORA = ("vocab.model", "peoples_daily.txt", "pos.txt", "neg.txt")
@@ -90,6 +91,10 @@ def missing_tiers() -> dict[str, str]:
         missing["corpora"] = f"{cache_folder()} lacks {', '.join(absent)}; run tools/fetch_data.py"
     if not _has_cuda():
         missing["gpu"] = "no CUDA device"
+    if reason := binaries.missing():
+        missing["control_plane"] = reason
+        if not os.environ.get("KUBECONFIG"):
+            missing["cluster"] = reason
     return missing
 
 
