@@ -138,7 +138,7 @@ def test_two_ranks_of_a_launcher_write_two_parts(released, tokens, contents, tmp
         text=True,
     )
     try:
-        said = process.communicate(timeout=100)[1]
+        said = process.communicate(timeout=400)[1]
     finally:
         process.terminate()  # its ranks end with it
         process.wait()

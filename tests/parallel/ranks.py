@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-REPLY_SECONDS = 100
+REPLY_SECONDS = 300
 NO_ANSWER = f"a rank died, or gave no answer in {REPLY_SECONDS} s"
 
 
