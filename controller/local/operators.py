@@ -2,8 +2,9 @@
 
 The PyTorchJob follows the training operator 1.9.4 (restart policy ExitCode, elastic mode): exits
 of 128 and above replace the pod, others fail the job, the first pod that ends well makes the
-whole job succeed; surplus pods are stopped, and count like the others while they end. The tests of
-``tests/cluster`` hold it against the real one.
+whole job succeed; surplus pods are stopped, and count like the others while they end. A Job's lost
+pod is replaced at once; in a cluster the Job controller waits 10 s first, and twice as long each
+time. The tests of ``tests/cluster`` hold all this against the real ones.
 """
 
 from collections.abc import Iterable, Mapping

@@ -5,6 +5,7 @@ real one here.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,12 @@ class Gang:
         return f"{self.name}-worker-{index}"
 
     def end(self, index: int, code: int) -> None:
-        """Have a worker exit, and wait until the API server knows."""
+        """Have a worker exit."""
         self.stand_in.end(self.worker(index), code)
-        eventually(lambda: operators.exit_code(self.pods()[self.worker(index)]) == code)
+
+    def has_ended(self, index: int, code: int) -> bool:
+        """Whether the API server knows of a worker's exit."""
+        return operators.exit_code(self.pods()[self.worker(index)]) == code
 
     def replica_status(self) -> dict[str, int]:
         """Of the workers."""
@@ -222,6 +226,7 @@ def test_the_local_operator_rules_as_the_real_one(gang: Gang, codes: dict[int, i
         before = gang.uids()
         for index, code in codes.items():
             gang.end(index, code)
+            eventually(partial(gang.has_ended, index, code))
         ruling = operators.rule(gang.job(), list(gang.pods().values()))
     finally:
         gang.plane.start(parts.OPERATOR)
