@@ -26,6 +26,12 @@ CONFIG = ModelConfig(
 )
 
 
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    """A process trains in one precision; the tests' many would exhaust the compiler's variants."""
+    torch._dynamo.reset()
+
+
 def batch(documents: bool = True) -> Batch:
     draw = np.random.default_rng(1)
     tokens = draw.integers(0, CONFIG.vocab_size, (4, CONFIG.sequence_length + 1))
