@@ -26,12 +26,6 @@ CONFIG = ModelConfig(
 )
 
 
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    """A process trains in one precision; the tests' many would exhaust the compiler's variants."""
-    torch._dynamo.reset()
-
-
 def batch(documents: bool = True) -> Batch:
     draw = np.random.default_rng(1)
     tokens = draw.integers(0, CONFIG.vocab_size, (4, CONFIG.sequence_length + 1))
@@ -131,6 +125,8 @@ def test_two_runs_give_the_same_bits(compute):
     ],
 )
 def test_a_compiled_step_is_the_plain_one(parameter, compute, bound, recompute):
+    # A process trains in one precision; the tests' many would exhaust the compiler's variants.
+    torch._dynamo.reset()
     build = {"attention_dropout": 0.2, "hidden_dropout": 0.2, "recompute": recompute}
     plain = step("cuda", parameter, compute, **build)
     compiled = step("cuda", parameter, compute, is_compiled=True, **build)
