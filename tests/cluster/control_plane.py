@@ -327,6 +327,8 @@ def _answers(url: str, context: ssl.SSLContext) -> bool:
 )
 def main(newest: bool, more: tuple[str, ...]) -> None:
     """Keep a control plane until Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell has them ignored
+        signal.signal(number, signal.default_int_handler)
     with (
         tempfile.TemporaryDirectory(prefix="pangu-cluster-") as folder,
         contextlib.suppress(KeyboardInterrupt),
