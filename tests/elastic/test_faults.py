@@ -84,8 +84,8 @@ def tell(make_gang, undisturbed):
         story = Story(gang, names, world_size=agents * processes)
         for fault in faults:
             fault(story)
-        wanted = undisturbed(tensor_parallel, agents * processes)
-        assert distance(gang.finish(), wanted) == 0.0
+        found = gang.finish()
+        assert distance(found, undisturbed(tensor_parallel, agents * processes)) == 0.0
 
     return teller
 
