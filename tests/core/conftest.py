@@ -54,7 +54,7 @@ def header_of(layout: Layout = WHOLE, *, attempt: int = 1, **more: Any) -> Heade
 
 def run_ranks(num_ranks: int, work: Callable[..., Any]) -> list[Any]:
     """Call ``work(rank, gather)`` in a thread per rank; an exception becomes its result."""
-    barrier, values = threading.Barrier(num_ranks, timeout=10), [None] * num_ranks
+    barrier, values = threading.Barrier(num_ranks, timeout=120), [None] * num_ranks
 
     def one(rank: int) -> Any:
         def gather(value: Any) -> list[Any]:

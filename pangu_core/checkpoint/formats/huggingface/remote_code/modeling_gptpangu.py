@@ -186,12 +186,9 @@ class GPTPanguModel(GPTPanguPreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             position_ids = self._positions(inputs_embeds, attention_mask, past_key_values)
+        # By position: the cache's parameter was renamed in transformers 5.24.
         mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
+            self.config, inputs_embeds, attention_mask, past_key_values, position_ids=position_ids
         )
         kwargs |= {"attention_mask": mask, "position_ids": position_ids}
         hidden_states = self.drop(inputs_embeds + self.wpe(position_ids))
