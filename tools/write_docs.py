@@ -24,11 +24,19 @@ from pangu_core.config.stages import (
     FetchConfig,
     PreprocessConfig,
     ReshardConfig,
+    ServeConfig,
     TrainConfig,
 )
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "configuration.md"
-POD_CONFIGS: Final = (FetchConfig, PreprocessConfig, TrainConfig, ReshardConfig, ConvertConfig)
+POD_CONFIGS: Final = (
+    FetchConfig,
+    PreprocessConfig,
+    TrainConfig,
+    ReshardConfig,
+    ConvertConfig,
+    ServeConfig,
+)
 # Parts of a pod's own form, described where Kubernetes describes them.
 KUBERNETES_OWN: Final = frozenset(
     {"Reference", "Resources", "Toleration", "Variable", "VariablesSource", "Volume", "VolumeMount"}
@@ -85,7 +93,7 @@ def _form(
 ) -> list[str]:
     """A section for a class, and one for each block in it that no earlier section describes."""
     schema = cls.model_json_schema(by_alias=True)
-    return list(_sections(title, "", schema, schema["$defs"], described, level))
+    return list(_sections(title, "", schema, schema.get("$defs", {}), described, level))
 
 
 def _sections(

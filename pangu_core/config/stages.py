@@ -165,3 +165,32 @@ class ConvertConfig(Settings):
     """Megatron formats pad the vocabulary to a multiple of this times tensorParallel."""
     model: ModelConfig | None = None
     """Sizes, where the source does not carry the head count."""
+
+
+class ServeConfig(Settings):
+    """What the pods of a service read."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """What requests call the model."""
+    model: str
+    """A checkpoint folder, or a folder of checkpoints, whose newest one counts."""
+    tokenizer: str | None = None
+    """SentencePiece model in the workspace; default: the checkpoint's own, else the image's."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Of weights and arithmetic; LayerNorm stays fp32."""
+    tensor_parallel: Positive = 1
+    """GPUs that share one copy of the model."""
+    device: str | None = None
+    """A torch device; default: the GPU if there is one."""
+    host: str = "0.0.0.0"  # noqa: S104 - a pod's own address
+    """Address to listen on."""
+    port: Annotated[int, Field(ge=0, lt=2**16)] = 8000
+    """Port to listen on; 0: any."""
+    max_batch: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Texts written together; the keys and values of each take memory."""
+    max_queue: Annotated[int, Field(ge=0, lt=2**20)] = 64
+    """Texts that may wait for a place; requests for more are refused with 429."""
+    drain_delay_seconds: Annotated[float, Field(ge=0)] = 5.0
+    """How long requests are taken on after SIGTERM, while the pod's address is still known."""
+    stall_seconds: Annotated[float, Field(gt=0)] = 120.0
+    """A batch that makes no token for so long counts as stuck: livez and readyz say so."""
