@@ -10,6 +10,7 @@ from k8s.placement import Few, Name, PodSettings, Quantity, Reference
 from pangu_core.config.base import Positive, Settings, Size
 from pangu_core.config.model import PRESETS, Activation, ModelConfig
 from pangu_core.config.stages import DataSettings
+from pangu_core.errors import ConfigError
 from pangu_core.loading import broken_rule
 from pangu_core.remote.address import is_remote, is_whole, scheme
 
@@ -201,8 +202,9 @@ class DataBlock(Remote, DataSettings):
     input: Source | Few[WeightedInput]
     """Glob of text files in the workspace, s3:// (a glob too), https:// (a file), pvc://, or a list
     with weights."""
-    format: Literal["text", "jsonl", "chat"] = "text"
-    """text: documents separated by blank lines; jsonl: one JSON object a line; chat: messages."""
+    format: Literal["text", "jsonl", "chat", "tokens"] = "text"
+    """text: documents separated by blank lines; jsonl: one JSON object a line; chat: messages;
+    tokens: the token files of an earlier preprocessing, input being their prefix in the workspace."""
     json_key: str = "text"
     """Field of a JSON line that holds the document."""
     split_sentences: bool = False
@@ -222,9 +224,27 @@ class DataBlock(Remote, DataSettings):
         return self.input if isinstance(self.input, str) and is_remote(self.input) else None
 
     @property
+    def token_files(self) -> str | None:
+        """Prefix of token files that are there already; None: they are made of text."""
+        if self.format == "tokens" and isinstance(self.input, str):
+            return self.input
+        return None
+
+    @property
     def settings(self) -> DataSettings:
         """The part that training reads."""
         return DataSettings(**{name: getattr(self, name) for name in DataSettings.model_fields})
+
+    @model_validator(mode="after")
+    def _token_files_are_in_the_workspace(self) -> Self:
+        if self.format == "tokens" and (self.token_files is None or self.elsewhere):
+            raise ConfigError(
+                "data.input",
+                seen=self.elsewhere or "a list",
+                rule="must be one prefix in the workspace where data.format is tokens",
+                fix="copy the .bin and .idx files into it and name them without the ending",
+            )
+        return self
 
 
 class SplitBlock(Settings):

@@ -59,7 +59,7 @@ def plan(job: PanguJob) -> tuple[Stage, ...]:
         "fetch": bool(spec.model.elsewhere or spec.data.elsewhere),
         "convert": spec.model.from_ is not None,
         "split": spec.split.always,
-        "preprocess": True,
+        "preprocess": spec.data.token_files is None,
         "train": True,
         "merge": True,
         "export": spec.export is not None,
@@ -126,7 +126,7 @@ def _split(job: PanguJob, run: RunIdentity) -> ReshardConfig:
 def _preprocess(job: PanguJob, run: RunIdentity) -> PreprocessConfig:
     data = job.spec.data
     assert isinstance(data.input, str)
-    assert data.format != "chat"
+    assert data.format in ("text", "jsonl")
     pattern = data.input
     if is_remote(pattern):
         below = split(pattern)[1]
@@ -153,7 +153,7 @@ def _train(job: PanguJob, run: RunIdentity) -> TrainConfig:
         model=spec.model.sizes,
         init_from=start if spec.model.from_ is not None else None,
         tokenizer=spec.tokenizer,
-        token_files=paths.tokens,
+        token_files=spec.data.token_files or paths.tokens,
         data=spec.data.settings,
         train=spec.train,
     )

@@ -28,6 +28,7 @@ def stage_names(job):
         ),
         (["export={}"], ["preprocess", "train", "merge", "export"]),
         (["data.input=s3://b/*.txt"], ["fetch", "preprocess", "train", "merge"]),
+        (["data.format=tokens", "data.input=runs/a/tokens"], ["train", "merge"]),
         (["model.from=https://h/w"], ["fetch", "convert", "preprocess", "train", "merge"]),
     ],
 )
@@ -53,6 +54,17 @@ def test_without_split_training_starts_from_the_converted_weights(job):
     assert stages["train"].init_from == stages["convert"].target
     assert stages["convert"].model == PRESETS["tiny"]
     assert find(job(), "train").config(1).init_from is None
+
+
+def test_token_files_that_are_there_are_what_training_reads(job):
+    ready = job("data.format=tokens", "data.input=runs/a/tokens")
+    assert find(ready, "train").config(1).token_files == "runs/a/tokens"
+
+
+@pytest.mark.parametrize("source", ["s3://b/tokens", "[{path: a}]"])
+def test_token_files_are_in_the_workspace(job, source):
+    with pytest.raises(ConfigError, match="must be one prefix in the workspace"):
+        job("data.format=tokens", f"data.input={source}")
 
 
 def test_export_has_a_place_of_its_own(job):
