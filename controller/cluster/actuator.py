@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 from typing import Any
 
+from controller.actions import Action, Create, Delete, Kill, MakeClaim, Release, Remove, Scale
 from controller.cluster.api import Api, ApiError
 from controller.cluster.cache import Cache
 from controller.cluster.kinds import CLAIM, JOB, POD, PYTORCH_JOB, Kind, kind_of
 from controller.cluster.projections import projected
 from controller.cluster.recorder import COMPONENT
 from controller.observe import is_of_the_store
-from controller.reconcile import Action, Create, Delete, Kill, MakeClaim, Release, Remove, Scale
 from k8s import names
 from k8s.render import render_claim, render_stage
 from k8s.spec import PanguJob

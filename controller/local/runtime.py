@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
+from controller.actions import Action, Create, Delete, Release
 from controller.local.answers import ask
 from controller.local.cluster import LocalCluster
 from controller.local.folder import RunFolder
@@ -22,7 +23,7 @@ from controller.observe import (
     attempts_of,
     is_of_the_store,
 )
-from controller.reconcile import Action, Create, Delete, Release, reconcile
+from controller.reconcile import reconcile
 from controller.story import Reporter, Snapshot
 from controller.transitions import transitions
 from k8s.status import JobStatus

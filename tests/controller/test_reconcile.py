@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from controller.actions import Create, Delete, Release
 from controller.observe import AttemptView, JobView, Observed, PodView, StagePlan
-from controller.reconcile import Create, Decision, Delete, Release, reconcile
+from controller.reconcile import Decision, reconcile
 from k8s.status import JobStatus, from_dict, to_dict
 from pangu_core.messages import Progress, Termination
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from controller.actions import Create, Delete, Kill, MakeClaim, Remove, Scale
 from controller.observe import (
     AttemptView,
     ClaimView,
@@ -13,7 +14,7 @@ from controller.observe import (
     StagePlan,
     Waiting,
 )
-from controller.reconcile import Create, Delete, Kill, MakeClaim, Remove, Scale, reconcile
+from controller.reconcile import reconcile
 from controller.size import needs_new_size
 from k8s.status import Attempt, JobStatus
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controller.actions import Create, Delete, Release
 from controller.observe import AttemptView, JobView, Observed, PodView, StagePlan
-from controller.reconcile import Create, Delete, Release, reconcile
+from controller.reconcile import reconcile
 from k8s.status import JobStatus, from_dict, to_dict
 from pangu_core.messages import Progress, Termination
 
