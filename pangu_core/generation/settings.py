@@ -39,6 +39,13 @@ class GenerationSettings(BaseModel):
         """Whether nothing is drawn."""
         return self.greedy or self.temperature == 0.0
 
+    @property
+    def choice(self) -> tuple[float, ...]:
+        """What the choice of a token depends on; rows that agree in it can be drawn together."""
+        if self.is_greedy:
+            return (self.repetition_penalty,)
+        return (self.repetition_penalty, self.temperature, self.top_k, self.top_p)
+
 
 def read_settings(values: dict[str, Any], prefix: str = "") -> GenerationSettings:
     """Validate plain values; a single string is one stop string.

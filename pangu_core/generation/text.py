@@ -42,8 +42,15 @@ class Piece:
     completion: Completion | None = None
 
 
-class _Row:
-    """One prompt's text as it grows."""
+class GrowingText:
+    """One prompt's text as it grows.
+
+    Args:
+        tokenizer: turns ids into text.
+        settings: where the text ends.
+        num_prompt: tokens of the prompt.
+        room: tokens that the model can still read.
+    """
 
     def __init__(
         self, tokenizer: Tokenizer, settings: GenerationSettings, num_prompt: int, room: int
@@ -98,7 +105,7 @@ def stream(
     """
     contexts = [tokenizer.encode(prompt) or [tokenizer.eod_id] for prompt in prompts]
     check_prompts(contexts, model)
-    seeds = _seeds(contexts, settings.seed)
+    seeds = row_seeds(contexts, settings.seed)
     for start in range(0, len(contexts), settings.batch_size):
         part = slice(start, start + settings.batch_size)
         decoder = Decoder(model, contexts[part], seeds[part], settings)
@@ -126,7 +133,7 @@ def _run(
     model: LanguageModel,
 ) -> Iterator[Piece]:
     length = model.config.sequence_length
-    rows = [_Row(tokenizer, settings, len(c), length - len(c)) for c in contexts]
+    rows = [GrowingText(tokenizer, settings, len(c), length - len(c)) for c in contexts]
     while decoder.rows:
         finished = set()
         for row, token_id in decoder.step().items():
@@ -138,7 +145,7 @@ def _run(
         decoder.drop(finished)
 
 
-def _seeds(contexts: Sequence[Sequence[int]], seed: int) -> list[int]:
+def row_seeds(contexts: Sequence[Sequence[int]], seed: int) -> list[int]:
     """One per prompt: equal prompts get different ones, in their order."""
     copies: Counter[tuple[int, ...]] = Counter()
     seeds = []

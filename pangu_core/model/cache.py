@@ -8,6 +8,7 @@ the right writes is overwritten before it can be seen.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from pangu_core.config.model import ModelConfig
 
@@ -70,3 +71,15 @@ class KVCache:
         """Go on with these rows only, int64 indices in rising order."""
         self.keys = self.keys[:, rows_B]
         self.values = self.values[:, rows_B]
+
+    def join(self, other: "KVCache") -> None:
+        """Take the rows of another cache behind its own; the larger capacity holds for all."""
+        capacity = max(self.keys.shape[3], other.keys.shape[3])
+
+        def side_by_side(*parts: torch.Tensor) -> torch.Tensor:
+            grown = [F.pad(part, (0, 0, 0, capacity - part.shape[3])) for part in parts]
+            return torch.cat(grown, dim=1)
+
+        keys = side_by_side(self.keys, other.keys)
+        self.values = side_by_side(self.values, other.values)
+        self.keys = keys

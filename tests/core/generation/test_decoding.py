@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pangu_core.errors import CheckpointError, ConfigError
-from pangu_core.generation.decoding import Decoder, check_prompts
+from pangu_core.generation.decoding import Decoder, ScoresError, check_prompts
 from pangu_core.generation.language_model import LanguageModel
 from pangu_core.generation.settings import GenerationSettings
 
@@ -81,6 +81,51 @@ def test_what_lies_in_the_cache_beyond_the_visible_part_changes_nothing(model, t
             buffer[:, :, :, visible:] = torch.nan
         tokens.append(decoder.step()[0])
     assert [tokens] == tools.decode_ids(model, [PROMPTS[1]], max_new_tokens=10, greedy=True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_row_that_joins_gets_what_it_gets_alone_and_so_do_the_others(model, tools, way):
+    settings = GenerationSettings(max_new_tokens=20, **way)
+    decoder, texts = Decoder(model, PROMPTS[:2], [0, 1], settings), {0: [], 1: [], 2: []}
+    for number in range(20):
+        for row, token in decoder.step().items():
+            texts[row].append(token)
+        if number == 5:
+            newcomer = Decoder(model, [PROMPTS[3]], [3], settings)
+            first = newcomer.step()
+            numbers = decoder.join(newcomer)
+            texts[numbers[0]].append(first[0])
+    alone = [
+        tools.decode_ids(model, [PROMPTS[row]], [row], max_new_tokens=20, **way)[0]
+        for row in (0, 1, 3)
+    ]
+    assert [texts[0], texts[1], texts[2]] == [alone[0], alone[1], alone[2][:15]]
+
+
+def test_each_row_keeps_its_own_rules(model, tools):
+    decoder = Decoder(model, [PROMPTS[0]], [7], GenerationSettings(**WAYS[0]))
+    first = [decoder.step()[0]]
+    other = Decoder(model, [PROMPTS[1]], [8], GenerationSettings(**WAYS[1]))
+    second = [other.step()[0]]
+    number = decoder.join(other)[0]
+    for _ in range(10):
+        texts = decoder.step()
+        first.append(texts[0])
+        second.append(texts[number])
+    assert [first] == tools.decode_ids(model, [PROMPTS[0]], [7], max_new_tokens=11, **WAYS[0])
+    assert [second] == tools.decode_ids(model, [PROMPTS[1]], [8], max_new_tokens=11, **WAYS[1])
+
+
+def test_scores_that_are_not_finite_name_their_rows_and_the_others_go_on(model, tools):
+    decoder = Decoder(model, PROMPTS[:3], [0, 1, 2], GenerationSettings(greedy=True))
+    tokens = [decoder.step()[2]]
+    decoder._cache.values[:, 1, :, 0] = torch.nan
+    with pytest.raises(ScoresError, match="not finite") as caught:
+        decoder.step()
+    assert caught.value.rows == {1}
+    decoder.drop(caught.value.rows)
+    tokens += [decoder.step()[2] for _ in range(5)]
+    assert [tokens] == tools.decode_ids(model, [PROMPTS[2]], [2], max_new_tokens=6, greedy=True)
 
 
 def test_a_second_request_does_not_see_the_first(model, tools):
