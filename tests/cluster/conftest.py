@@ -2,11 +2,13 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.cluster.access import Cluster, given_cluster
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.jobs import CHECKOUT, Jobs, until_training
 from tests.cluster.stand_in import StandIn
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -41,3 +43,19 @@ def stand_in(control_plane: ControlPlane) -> Iterator[StandIn]:
     """Runs the pods of a namespace of its own, where nothing but restricted pods is let in."""
     with control_plane.namespace(RESTRICTED) as name, StandIn(control_plane, name) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def crds(control_plane: ControlPlane) -> None:
+    """Our definitions are there."""
+    control_plane.kubectl("apply", "-f", str(CHECKOUT / "k8s/crds"))
+
+
+@pytest.fixture
+def jobs(crds: None, stand_in: StandIn, tmp_path: Path) -> Iterator[Jobs]:
+    """Jobs whose trainers run and whose other stages end well, with one controller."""
+    stand_in.policy = until_training
+    running = Jobs(stand_in, tmp_path)
+    running.start_controller()
+    yield running
+    running.close()

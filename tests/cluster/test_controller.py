@@ -1,151 +1,17 @@
 """The controller against a real API server and the real training operator: lives of a job."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from k8s import names
 from pangu_core.errors import ConfigError, DataError, WorkspaceError
 from pangu_core.messages import Progress, Termination
-from pangu_core.rendezvous.ports import free_port
 from tests.cluster.access import eventually
 from tests.cluster.behaviour import Behaviour, Pod
-from tests.cluster.control_plane import ControlPlane
-from tests.cluster.stand_in import StandIn
+from tests.cluster.jobs import DONE, PATIENCE_SECONDS, condition, until_training
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
-
-CHECKOUT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 90.0
-DONE = Termination(code=0, output="runs/novel/x", manifest_sha256="ab" * 32)
-JOB = {
-    "apiVersion": names.API_VERSION,
-    "kind": names.JOB_KIND,
-    "metadata": {"name": "novel"},
-    "spec": {
-        "image": "pangu-core:test",
-        "workspace": {"claimName": "work"},
-        "model": {"preset": "tiny"},
-        "data": {"input": "corpus/*.txt"},
-        "train": {
-            "steps": 100,
-            "globalBatchSize": 8,
-            "nodes": {"min": 1, "max": 2},
-            "precision": "bf16",
-        },
-        "pods": {"resources": {}},
-    },
-}
-
-
-class Jobs:
-    """PanguJobs of one namespace, and a controller that looks after them."""
-
-    def __init__(self, stand_in: StandIn, folder: Path) -> None:
-        self.cluster, self.stand_in, self.namespace = stand_in.cluster, stand_in, stand_in.namespace
-        self._log = folder / "controller.log"
-        self._controllers: list[subprocess.Popen[bytes]] = []
-        self.claim("work")
-
-    def claim(self, name: str, mode: str = "ReadWriteMany") -> None:
-        spec = {"accessModes": [mode], "resources": {"requests": {"storage": "1Gi"}}}
-        path = f"/api/v1/namespaces/{self.namespace}/persistentvolumeclaims"
-        self.cluster.request("POST", path, {"metadata": {"name": name}, "spec": spec})
-
-    def start_controller(self) -> subprocess.Popen[bytes]:
-        command = [str(Path(sys.executable).with_name("pangu")), "controller", "-n", self.namespace]
-        ports = ["--probe-port", str(free_port())]
-        with self._log.open("ab") as log:
-            started = subprocess.Popen(
-                [*command, *ports],
-                cwd=CHECKOUT,
-                env={**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig)},
-                stdout=log,
-                stderr=log,
-            )
-        self._controllers.append(started)
-        return started
-
-    def close(self) -> None:
-        for controller in self._controllers:
-            controller.kill()
-            controller.wait()
-
-    def create(self, **changes: object) -> None:
-        spec = {**JOB["spec"], **changes}
-        self.cluster.request("POST", self.path(), {**JOB, "spec": spec})
-
-    def path(self, name: str = "") -> str:
-        path = f"/apis/{names.API_VERSION}/namespaces/{self.namespace}/pangujobs"
-        return f"{path}/{name}" if name else path
-
-    def job(self) -> dict:
-        return self.cluster.request("GET", self.path("novel"))
-
-    def status(self) -> dict:
-        return self.job().get("status", {})
-
-    def change(self, spec: dict) -> None:
-        kind = "application/merge-patch+json"
-        self.cluster.request("PATCH", self.path("novel"), {"spec": spec}, kind=kind)
-
-    def wait(self, look, seconds: float = PATIENCE_SECONDS):
-        """The status, as soon as ``look(status)`` holds."""
-        try:
-            return eventually(lambda: (s := self.status()) and look(s) and s, seconds=seconds)
-        except AssertionError as error:
-            log = self._log.read_text(errors="replace")[-4000:]
-            raise AssertionError(f"{error}\n{json.dumps(self.status(), indent=1)}\n{log}") from None
-
-    def pods(self, stage: str) -> list[str]:
-        """Names of the pods of a stage that have not ended."""
-        return [
-            pod["metadata"]["name"]
-            for pod in self.stand_in.pods()
-            if pod["metadata"]["labels"].get(names.STAGE_LABEL) == stage
-            and pod["metadata"]["labels"].get(names.COMPONENT_LABEL) == stage
-            and pod["status"]["phase"] == "Running"
-        ]
-
-    def wait_for_pods(self, stage: str, count: int, *, attempt: int) -> list[str]:
-        head = f"novel-{stage}-{attempt}"
-        return eventually(
-            lambda: (
-                (p := [n for n in self.pods(stage) if n.startswith(head)]) and len(p) == count and p
-            ),
-            seconds=PATIENCE_SECONDS,
-        )
-
-
-def condition(status: dict, kind: str) -> dict:
-    return next((c for c in status.get("conditions", ()) if c["type"] == kind), {})
-
-
-def until_training(pod: Pod) -> Behaviour:
-    """Every stage before training ends well at once; trainers and stores run."""
-    if pod["metadata"]["labels"].get(names.COMPONENT_LABEL) in ("train", "store"):
-        return Behaviour()
-    return Behaviour(exit_code=0, message=DONE)
-
-
-@pytest.fixture(scope="module")
-def crds(control_plane: ControlPlane) -> None:
-    control_plane.kubectl("apply", "-f", str(CHECKOUT / "k8s/crds"))
-
-
-@pytest.fixture
-def jobs(crds: None, stand_in: StandIn, tmp_path: Path) -> Iterator[Jobs]:
-    stand_in.policy = until_training
-    running = Jobs(stand_in, tmp_path)
-    running.start_controller()
-    yield running
-    running.close()
 
 
 def test_a_job_goes_through_its_stages_to_its_end(jobs):
@@ -227,7 +93,7 @@ def test_a_smaller_size_within_the_bounds_lowers_the_replicas_of_the_same_attemp
 
 
 def test_a_controller_that_is_killed_is_followed_by_another_which_starts_nothing_twice(jobs):
-    first = jobs._controllers[0]
+    first = jobs.controllers[0]
     jobs.create()
     jobs.wait_for_pods("train", 2, attempt=1)
     first.send_signal(signal.SIGKILL)
