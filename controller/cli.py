@@ -24,6 +24,8 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "suspend": ("controller.cluster_commands:suspend", "Let a job save and give its pods back."),
     "resume": ("controller.cluster_commands:resume", "Let a suspended job go on where it was."),
     "scale": ("controller.cluster_commands:scale", "Let a job train with more or fewer nodes."),
+    "cancel": ("controller.cluster_commands:cancel", "End a job for good; its results stay."),
+    "rerun": ("controller.cluster_commands:rerun", "Run a job again from one of its stages."),
     "delete": ("controller.cluster_commands:delete", "Delete a job; its results stay."),
     "controller": (
         "controller.controller_command:controller",

@@ -1,4 +1,4 @@
-"""Verbs that change a job in a cluster: submit, suspend, resume, scale, delete."""
+"""Verbs that change a job in a cluster: submit, suspend, resume, scale, cancel, rerun, delete."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,9 @@ from controller.cluster.access import cluster, cluster_options, get_job, kind_by
 from controller.cluster.api import Api
 from controller.cluster.kinds import JOB
 from controller.file_commands import FILE, OVERRIDES
-from k8s.spec import PanguJob, PanguService, parse
-from k8s.stages import plan
+from k8s.spec import PanguJob, PanguService, parse, read_job
+from k8s.stages import find, plan
+from k8s.status import from_dict
 
 MANAGER = "pangu"
 NAME = click.argument("name")
@@ -82,6 +83,38 @@ def scale(name: str, nodes: int, context: str | None, namespace: str | None) -> 
         sizes = {"max": nodes, **({"min": nodes} if low > nodes else {})}
         _change(api, name, {"train": {"nodes": sizes}})
     click.echo(f"PanguJob {name}: at most {nodes} nodes")
+
+
+@click.command()
+@NAME
+@cluster_options
+def cancel(name: str, context: str | None, namespace: str | None) -> None:
+    """End a job for good: its pods save and end, its results stay."""
+    with cluster(context, namespace) as api:
+        found = from_dict(get_job(api, name).get("status") or {})
+        if found.is_terminal:
+            click.echo(f"PanguJob {name}: has ended already ({found.phase})")
+            return
+        _change(api, name, {"cancel": True})
+    click.echo(f"PanguJob {name}: cancelled; its pods save and end")
+
+
+@click.command()
+@NAME
+@click.option("--from", "stage", required=True, help="The first stage to run again.")
+@cluster_options
+def rerun(name: str, stage: str, context: str | None, namespace: str | None) -> None:
+    """Run a job again from one of its stages, also when it has ended.
+
+    A stage whose output is there and fits its inputs is skipped; training goes on from its last
+    checkpoint.
+    """
+    with cluster(context, namespace) as api:
+        item = get_job(api, name)
+        first = find(read_job(item), stage).name
+        number = item["spec"].get("rerun", {}).get("number", 0) + 1
+        _change(api, name, {"cancel": False, "rerun": {"from": first, "number": number}})
+    click.echo(f"PanguJob {name}: runs again from {first}")
 
 
 @click.command()

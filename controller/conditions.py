@@ -120,6 +120,8 @@ def _complete(status: JobStatus) -> Finding:
 
 
 def _failed(status: JobStatus) -> Finding:
+    if status.phase == "Cancelled":
+        return "True", "Cancelled", "the job was cancelled; what it saved stays"
     if status.phase != "Failed":
         return "False", "NotFailed", ""
     last = status.history[-1]

@@ -1,12 +1,17 @@
 """How an attempt ends, and what that makes of its stage and of the job. Pure."""
 
 from dataclasses import replace
+from typing import Final
 
 from controller.budget import charged, is_exhausted, retry_at
 from controller.observe import JobView
 from controller.status import with_history, with_restart, with_stage
 from controller.verdict import Verdict, is_repeated
 from k8s.status import JobStatus, PastAttempt, StageStatus
+from pangu_core.errors import EXIT_STOPPED
+
+# Causes that are a user's wish, not a mishap.
+ASKED_FOR: Final = ("Suspended", "Cancelled", "Rerun")
 
 
 def end(status: JobStatus, job: JobView, verdict: Verdict, now: int) -> JobStatus:
@@ -38,7 +43,7 @@ def end(status: JobStatus, job: JobView, verdict: Verdict, now: int) -> JobStatu
     status = with_history(status, past)
     if verdict.final or gives_up:
         return failed(status, stage, verdict.code, now)
-    if verdict.cause != "Suspended":
+    if verdict.cause not in ASKED_FOR:
         status = with_restart(status, verdict.cause)
     return with_stage(status, replace(stage, state="Pending"))
 
@@ -66,6 +71,16 @@ def failed(status: JobStatus, stage: StageStatus, code: int | None, now: int) ->
     """The status of a job that fails with one of its stages."""
     status = with_stage(status, replace(stage, state="Failed", ended_at=now))
     return replace(status, phase="Failed", completed_at=now, retry_at=None, exit_code=code or 1)
+
+
+def cancelled(status: JobStatus, job: JobView, now: int) -> JobStatus:
+    """The status of a job that its user ended."""
+    if status.attempt:
+        stop = Verdict("Stopped", "Cancelled", message="the job is cancelled")
+        status = end(status, job, stop, now)
+    return replace(
+        status, phase="Cancelled", completed_at=now, retry_at=None, exit_code=EXIT_STOPPED
+    )
 
 
 def deadline(status: JobStatus, job: JobView) -> int | None:

@@ -38,6 +38,9 @@ class JobView:
     stages: tuple[StagePlan, ...]
     generation: int = 1
     suspend: bool = False
+    cancel: bool = False
+    rerun_from: str = ""  # a stage
+    rerun_number: int = 0  # higher than the status has seen: not done yet
     restart_limit: int = 5
     restart_window_seconds: int = 3_600
     pending_seconds: int | None = None

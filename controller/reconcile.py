@@ -16,14 +16,15 @@ from dataclasses import dataclass, replace
 from controller.actions import Action
 from controller.budget import charged, is_exhausted
 from controller.conditions import with_conditions
-from controller.endings import deadline, end, past_deadline
+from controller.endings import cancelled, deadline, end, past_deadline
 from controller.observe import AttemptView, JobView, Observed, StagePlan
 from controller.size import needs_new_size
-from controller.status import PROGRESS_PERIOD_SECONDS, with_restart, with_stage
+from controller.status import PROGRESS_PERIOD_SECONDS, rerun, with_restart, with_stage
 from controller.timers import requeue_at
 from controller.upkeep import actions_for, leftovers
 from controller.verdict import Verdict, gone, judge, replacements
 from controller.workspace_claim import workspace_problem
+from k8s import names
 from k8s.status import Attempt, JobStatus, ProgressStatus
 
 
@@ -46,6 +47,7 @@ def reconcile(observed: Observed, now: float) -> Decision:
     job = observed.job
     status = _with_plan(observed.status, job)
     status = _follow(status, observed, clock)
+    status = _run_again(status, job, clock)
     if not status.is_terminal:
         is_ready = not leftovers(status, observed, clock) and not workspace_problem(observed)
         status = _advance(status, job, is_ready=is_ready, now=clock)
@@ -53,6 +55,20 @@ def reconcile(observed: Observed, now: float) -> Decision:
     status = with_conditions(status, observed, is_clear=is_clear, now=clock)
     due = requeue_at(status, observed, clock)
     return Decision(actions_for(status, observed, clock), status, due)
+
+
+def _run_again(status: JobStatus, job: JobView, now: int) -> JobStatus:
+    """Take up a request to run again from a stage, once."""
+    if job.rerun_number <= status.reruns:
+        return status
+    is_before = False
+    if status.attempt:
+        order = names.STAGES.index
+        is_before = order(status.attempt.stage) < order(job.rerun_from)
+    if status.attempt and not is_before:
+        stop = Verdict("Stopped", "Rerun", message=f"the job runs again from {job.rerun_from}")
+        status = end(status, job, stop, now)
+    return replace(rerun(status, first=job.rerun_from), reruns=job.rerun_number)
 
 
 def _with_plan(status: JobStatus, job: JobView) -> JobStatus:
@@ -124,13 +140,15 @@ def _with_progress(status: JobStatus, plan: StagePlan, view: AttemptView, now: i
 
 def _advance(status: JobStatus, job: JobView, *, is_ready: bool, now: int) -> JobStatus:
     """Move a job that has not ended: suspend it, end it, or start its next attempt."""
+    if all(stage.is_done for stage in status.stages):
+        return replace(status, phase="Complete", completed_at=now, exit_code=0)
+    if job.cancel:
+        return cancelled(status, job, now)
     if job.suspend:
         if status.attempt:
             stop = Verdict("Stopped", "Suspended", message="the job is suspended")
             status = end(status, job, stop, now)
         return replace(status, started_at=None, retry_at=None)
-    if all(stage.is_done for stage in status.stages):
-        return replace(status, phase="Complete", completed_at=now, exit_code=0)
     limit = deadline(status, job)
     if limit is not None and now >= limit:
         return past_deadline(status, job, now)

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Final
 
+from k8s import names
 from k8s.status import Condition, JobStatus, PastAttempt, StageStatus, Truth
 
 HISTORY_LIMIT: Final = 10
@@ -63,16 +64,32 @@ def reopened(
         stages.append(stage if stays else StageStatus(name, attempt=stage.attempt))
     # What an attempt of the last start had of objects went away with that start.
     attempt = replace(status.attempt, seen=True) if status.attempt else None
+    return replace(_afresh(status), stages=tuple(stages), attempt=attempt, progress=None)
+
+
+def rerun(status: JobStatus, *, first: str) -> JobStatus:
+    """The status of a job without live attempt that runs again from a stage on.
+
+    Stages before it that are done stay so. The restart budget and the deadline begin anew.
+    """
+    head = names.STAGES.index(first)
+    stages = tuple(
+        stage
+        if names.STAGES.index(stage.name) < head
+        else StageStatus(stage.name, attempt=stage.attempt)
+        for stage in status.stages
+    )
+    return replace(_afresh(status), stages=stages)
+
+
+def _afresh(status: JobStatus) -> JobStatus:
     return replace(
         status,
         phase="Pending",
-        stages=tuple(stages),
-        attempt=attempt,
         charges=(),
         restarts={},
         retry_at=None,
         started_at=None,
         completed_at=None,
         exit_code=None,
-        progress=None,
     )

@@ -10,6 +10,7 @@ _PHASES: Final = {
     "Suspended": "stopped; run again to continue",
     "Complete": "complete",
     "Failed": "failed",
+    "Cancelled": "cancelled; what was saved stays",
 }
 
 

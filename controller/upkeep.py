@@ -23,7 +23,7 @@ def actions_for(status: JobStatus, observed: Observed, now: int) -> tuple[Action
             found.append(Release(view.stage, view.number))
         found += [Kill(p.name, p.uid) for p in view.pods if now >= (kill_at(p) or math.inf)]
     found += _scaling(status, observed)
-    if now >= (remove_at(status, job) or math.inf):
+    if not over and now >= (remove_at(status, job) or math.inf):
         found.append(Remove())
     return tuple(found)
 

@@ -298,6 +298,19 @@ class LimitsBlock(Settings):
     """Fail the job when it has used so much."""
 
 
+class RerunBlock(Settings):
+    """Run again from a stage, once for each number."""
+
+    from_: Annotated[
+        Literal["fetch", "convert", "split", "preprocess", "train", "merge", "export"],
+        Field(alias="from"),
+    ]
+    """The first stage to run again; those after it follow. A stage whose output is there and still
+    fits its inputs is skipped, and training goes on from its last checkpoint."""
+    number: Positive
+    """Counts the requests: a higher one than the job has seen is a new one."""
+
+
 class NotifyBlock(Settings):
     """A call when the job ends."""
 

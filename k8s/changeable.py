@@ -22,6 +22,8 @@ CHANGEABLE: Final[dict[str, str]] = {
     "train.hang": _NEXT,
     "serve": "when the job ends",
     "suspend": "at once: pods save and end, or a new attempt starts",
+    "cancel": "at once: pods save and end; only rerun starts the job again",
+    "rerun": "at once",
     "limits": "at once",
     "ttlSecondsAfterFinished": "at once",
     "pods": _NEXT,

@@ -20,6 +20,7 @@ from k8s.blocks import (
     ModelBlock,
     NotifyBlock,
     QueueBlock,
+    RerunBlock,
     ServeBlock,
     SplitBlock,
     WorkspaceBlock,
@@ -106,6 +107,10 @@ class JobSpec(Settings):
     """Name of an earlier run whose folder this one may continue."""
     suspend: bool = False
     """Keep the job from running; pods save and end."""
+    cancel: bool = False
+    """End the job for good; pods save and end, and what is there stays."""
+    rerun: RerunBlock | None = None
+    """Run again from a stage, also when the job has ended."""
     queue: QueueBlock | None = None
     """Kueue."""
     limits: LimitsBlock = LimitsBlock()

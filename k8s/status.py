@@ -20,7 +20,16 @@ from pydantic.alias_generators import to_camel
 from k8s.marks import keyed
 from pangu_core.config.base import FIELD_DOCS_VARIABLE
 
-Phase = Literal["Pending", "Running", "Restarting", "Suspending", "Suspended", "Complete", "Failed"]
+Phase = Literal[
+    "Pending",
+    "Running",
+    "Restarting",
+    "Suspending",
+    "Suspended",
+    "Complete",
+    "Failed",
+    "Cancelled",
+]
 StageState = Literal["Pending", "Running", "Succeeded", "Skipped", "Failed"]
 Outcome = Literal["Succeeded", "Skipped", "Failed", "Stopped"]
 Truth = Literal["True", "False", "Unknown"]
@@ -192,11 +201,13 @@ class JobStatus:
     """First attempt since the job was created or resumed."""
     completed_at: Time | None = None
     exit_code: int | None = None
+    reruns: int = 0
+    """The number of the last ``rerun`` that was taken up."""
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the job has ended for good."""
-        return self.phase in ("Complete", "Failed")
+        """Whether the job has ended; only a new ``rerun`` starts it again."""
+        return self.phase in ("Complete", "Failed", "Cancelled")
 
     def stage(self, name: str) -> StageStatus:
         """The entry of a stage; a fresh one if it has none yet."""

@@ -32,6 +32,8 @@ def test_the_verbs_are_these(capsys):
         "suspend",
         "resume",
         "scale",
+        "cancel",
+        "rerun",
         "delete",
         "controller",
         "preprocess",
@@ -83,10 +85,6 @@ def test_set_overrides_one_field(capsys):
         (
             ["validate", TINY, "--set", "train.steps"],
             "error: --set: train.steps: must read path=value; e.g. --set train.steps=10\n",
-        ),
-        (
-            ["render", str(ROOT / "examples" / "serve.yaml")],
-            "error: kind: PanguService: is not built yet; use pangu generate on the checkpoint\n",
         ),
     ],
 )

@@ -21,6 +21,8 @@ EVENTS = st.one_of(
     st.tuples(st.just("collect")),
     st.tuples(st.just("vanish")),
     st.tuples(st.just("suspend"), st.booleans()),
+    st.tuples(st.just("cancel"), st.booleans()),
+    st.tuples(st.just("rerun"), st.sampled_from(STAGES)),
     st.tuples(st.just("crash")),
     st.tuples(st.just("wait"), st.integers(1, 400)),
     st.tuples(st.just("answer"), st.integers(0, 9), st.sampled_from([1.0, 1e4])),
@@ -155,7 +157,7 @@ class World:
 
     def settle(self):
         """Play on with a cluster that does what it should, until nothing happens any more."""
-        self.job = replace(self.job, suspend=False)
+        self.job = replace(self.job, suspend=False, cancel=False)
         for _ in range(200):
             for index in range(3):
                 self.cluster.apply(("run", index))
@@ -176,8 +178,11 @@ def test_any_order_of_events_ends_and_never_runs_two_attempts(events, limit, pen
     job = JobView("novel", "u-1", plans, restart_limit=limit, pending_seconds=pending)
     world = World(job)
     for event in events:
-        if event[0] == "suspend":
-            world.job = replace(world.job, suspend=event[1])
+        if event[0] in ("suspend", "cancel"):
+            world.job = replace(world.job, **{event[0]: event[1]})
+        elif event[0] == "rerun":
+            number = world.job.rerun_number + 1
+            world.job = replace(world.job, rerun_from=event[1], rerun_number=number)
         elif event[0] == "wait":
             world.now += event[1]
         elif event[0] == "vanish":
@@ -186,7 +191,9 @@ def test_any_order_of_events_ends_and_never_runs_two_attempts(events, limit, pen
         world.cluster.apply(event)
         world.step(crash=event[0] == "crash")
     world.settle()
-    assert world.status.phase == "Failed" or all(s.is_done for s in world.status.stages)
+    assert world.status.phase in ("Failed", "Cancelled") or all(
+        s.is_done for s in world.status.stages
+    )
     assert max(world.cluster.num_created.values(), default=1) == 1
     rest(world)
 
