@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from k8s import not_built
-from k8s.spec import PanguJob, PanguService, parse
+from k8s.spec import PanguJob, parse
 from k8s.stages import plan
 from pangu_core.errors import ConfigError
 
@@ -38,23 +37,19 @@ def validate(file: Path, overrides: tuple[str, ...]) -> None:
 def render(file: Path, stage: str | None, attempt: int, overrides: tuple[str, ...]) -> None:
     """Print the manifests of a job file, as YAML."""
     # Loaded here, so that validate does not pay for the template engine.
+    from k8s import render as rendering
     from k8s.check import problems
-    from k8s.render import render_job, render_stage
     from k8s.text import pretty_documents
 
     manifests = []
     for each in parse(file, overrides):
-        job = _as_job(each)
-        manifests += render_stage(job, stage, attempt) if stage else render_job(job)
+        if not stage:
+            manifests += rendering.render(each)
+        elif isinstance(each, PanguJob):
+            manifests += rendering.render_stage(each, stage, attempt)
     found = problems(manifests)
     if found:
         raise ConfigError(
             str(file), seen=found[0], rule="the manifests do not agree", fix="rename or remove it"
         )
     click.echo(pretty_documents(manifests), nl=False)
-
-
-def _as_job(each: PanguJob | PanguService) -> PanguJob:
-    if isinstance(each, PanguService):
-        not_built.refuse_service(each.kind)
-    return each

@@ -294,8 +294,11 @@ class LimitsBlock(Settings):
     """Release the pods of an attempt that stays below its minimum for so long."""
     deadline_seconds: Positive | None = None
     """Fail the job after so long."""
+    surplus_seconds: Positive = 600
+    """Give trainers back that wait for the rest of a node unit for so long; they are asked for again
+    later."""
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
-    """Fail the job when it has used so much."""
+    """Fail the job when it has used so much, waiting and redone steps included."""
 
 
 class RerunBlock(Settings):
@@ -320,6 +323,32 @@ class NotifyBlock(Settings):
     """Secret with the call's credentials."""
 
 
+class AutoscaleBlock(Settings):
+    """More pods under load, fewer without. `replicas` is then the autoscaler's to write."""
+
+    min: Positive = 1
+    """Fewest pods."""
+    max: Positive
+    """Most pods."""
+    waiting: Positive | None = None
+    """Aim: so many texts wait in each pod."""
+    cpu_percent: Positive | None = None
+    """Aim: so much of the requested CPU is used."""
+    prometheus: Annotated[str, Field(pattern=r"^https?://[^\s/]+", max_length=1024)] | None = None
+    """Address of a Prometheus that collects the pods' metrics: KEDA asks it for `waiting`. Without
+    it, a HorizontalPodAutoscaler asks the cluster's own metrics API."""
+
+    @model_validator(mode="after")
+    def _has_one_aim(self) -> Self:
+        if (self.waiting is None) == (self.cpu_percent is None):
+            raise broken_rule("must have exactly one of waiting, cpuPercent", "keep one of them")
+        if self.prometheus and self.waiting is None:
+            raise broken_rule("has prometheus, which is for waiting", "remove it")
+        if self.min > self.max:
+            raise broken_rule(f"min must not exceed max ({self.max})", "lower min or raise max")
+        return self
+
+
 class ServeBlock(Settings):
     """A generation service; image, workspace and model come from elsewhere."""
 
@@ -331,5 +360,14 @@ class ServeBlock(Settings):
     """Arithmetic of the matrix products."""
     api_keys: SecretName | None = None
     """Secret whose values are the accepted keys; default: everyone may ask."""
+    max_batch: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Texts that a pod writes together; the keys and values of each take memory."""
+    max_queue: Annotated[int, Field(ge=0, lt=2**20)] = 64
+    """Texts that may wait in a pod for a place; requests for more are refused with 429."""
+    answer_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
+    """Longest that an answer takes, its wait included: a pod that has to go finishes what it has
+    begun for so long."""
+    autoscale: AutoscaleBlock | None = None
+    """More pods under load; default: always `replicas`."""
     pods: PodSettings = PodSettings()
     """How its pods run."""

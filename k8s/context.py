@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from k8s import names
 from k8s.placement import LOST_NODE_TOLERATIONS, PodSettings
-from k8s.spec import PanguJob
+from k8s.spec import PanguJob, PanguService
 from k8s.stages import Stage
 
 # PodSettings' fields that go into a pod's spec as they are.
@@ -24,7 +24,7 @@ _UNBOUNDED_RESTARTS: Final = 1_000_000
 _GROUP_ID: Final = 1000
 
 
-def _pod_security() -> dict[str, Any]:
+def pod_security() -> dict[str, Any]:
     """What the pod security standard "restricted" asks of a pod."""
     return {
         "runAsNonRoot": True,
@@ -33,7 +33,7 @@ def _pod_security() -> dict[str, Any]:
     }
 
 
-def _container_security() -> dict[str, Any]:
+def container_security() -> dict[str, Any]:
     """What the pod security standard "restricted" asks of a container, and a read-only root."""
     return {
         "allowPrivilegeEscalation": False,
@@ -84,8 +84,8 @@ class StageContext:
     config_path: str = f"{names.CONFIG_MOUNT}/{names.CONFIG_KEY}"
     max_restarts: int = _UNBOUNDED_RESTARTS
     replaceable_exit_codes: list[int] = field(default_factory=lambda: list(range(128, 256)))
-    pod_security: dict[str, Any] = field(default_factory=_pod_security)
-    container_security: dict[str, Any] = field(default_factory=_container_security)
+    pod_security: dict[str, Any] = field(default_factory=pod_security)
+    container_security: dict[str, Any] = field(default_factory=container_security)
 
 
 def stage_context(
@@ -102,7 +102,7 @@ def stage_context(
     return StageContext(
         name=names.stage_object(job.name, stage.name, attempt),
         namespace=job.metadata.namespace,
-        owners=_owners(job),
+        owners=owners_of(job),
         labels=labels,
         config_text=config_text,
         config_checksum=checksum,
@@ -113,7 +113,7 @@ def stage_context(
         image_pull_policy=pods.image_pull_policy,
         pod_labels=pods.labels | labels,
         pod_annotations=pods.annotations | {names.CHECKSUM_ANNOTATION: checksum},
-        pod_fields=_pod_fields(pods) | ({"affinity": affinity} if affinity else {}),
+        pod_fields=pod_fields(pods) | ({"affinity": affinity} if affinity else {}),
         claim_name=spec.workspace.claim_name or names.workspace_claim(job.name),
         resources={key: value for key, value in values["resources"].items() if value},
         env=_environment(stage, values["env"]),
@@ -127,7 +127,7 @@ def stage_context(
         store_labels=names.labels(job.name, job.uid, stage.name, attempt, names.STORE_COMPONENT),
         store_selector=names.selector(job.name, stage.name, attempt, names.STORE_COMPONENT),
         store_command=names.entry_command("store"),
-        store_pod_fields=_pod_fields(spec.pods),
+        store_pod_fields=pod_fields(spec.pods),
         rendezvous_id=names.rendezvous_id(job.uid, attempt),
         min_nodes=spec.train.nodes.min,
         max_nodes=spec.train.nodes.max,
@@ -176,23 +176,24 @@ def claim_context(job: PanguJob) -> ClaimContext | None:
     )
 
 
-def _owners(job: PanguJob) -> list[dict[str, Any]]:
-    """The job as owner; none off a cluster, where a made-up uid would have it all collected."""
-    if job.metadata.uid is None:
+def owners_of(owner: PanguJob | PanguService) -> list[dict[str, Any]]:
+    """The job or service as owner; none off a cluster, where a made-up uid owns nothing."""
+    if owner.metadata.uid is None:
         return []
     return [
         {
             "apiVersion": names.API_VERSION,
-            "kind": names.JOB_KIND,
-            "name": job.name,
-            "uid": job.metadata.uid,
+            "kind": owner.kind,
+            "name": owner.name,
+            "uid": owner.metadata.uid,
             "controller": True,
             "blockOwnerDeletion": True,
         }
     ]
 
 
-def _pod_fields(pods: PodSettings) -> dict[str, Any]:
+def pod_fields(pods: PodSettings) -> dict[str, Any]:
+    """What goes into a pod's spec as it is, and our tolerations."""
     values = pods.dump()
     borne = {toleration.key for toleration in pods.tolerations}
     ours = [each.dump() for each in LOST_NODE_TOLERATIONS if each.key not in borne]

@@ -1,4 +1,4 @@
-"""What a cluster's administrator sets for the pods of every job. Pure.
+"""What a cluster's administrator sets for the pods of every job and service. Pure.
 
 The widest of three layers: a stage's own settings go before its job's, and those before these.
 """
@@ -6,7 +6,8 @@ The widest of three layers: a stage's own settings go before its job's, and thos
 from pathlib import Path
 
 from k8s.placement import PodSettings
-from k8s.spec import PanguJob
+from k8s.serving import pods_for_serving
+from k8s.spec import PanguJob, PanguService
 from pangu_core.loading import load, read_yaml
 
 
@@ -28,3 +29,14 @@ def with_pod_defaults(job: PanguJob, defaults: PodSettings) -> PanguJob:
     """
     spec = job.spec.with_pods(defaults.overridden_by(job.spec.pods))
     return job.model_copy(update={"spec": spec})
+
+
+def with_service_defaults(service: PanguService, defaults: PodSettings) -> PanguService:
+    """The service with every field of ``pods`` that it leaves out taken from the defaults.
+
+    Raises:
+        ConfigError: a mount names a volume of the other side, which is not there any more.
+    """
+    wide = pods_for_serving(defaults, service.spec.tensor_parallel)
+    spec = service.spec.with_pods(wide.overridden_by(service.spec.pods))
+    return service.model_copy(update={"spec": spec})

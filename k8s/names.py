@@ -23,13 +23,17 @@ JOB_NAME_LIMIT: Final = NAME_LIMIT - len("-train-9999-worker-9999")
 JOB_LABEL: Final = f"{GROUP}/job"
 STAGE_LABEL: Final = f"{GROUP}/stage"
 ATTEMPT_LABEL: Final = f"{GROUP}/attempt"
-UID_LABEL: Final = f"{GROUP}/uid"  # tells objects of a job from those of one that had its name
+SERVICE_LABEL: Final = f"{GROUP}/service"
+# Tells the objects of a job or service from those of one that had its name.
+UID_LABEL: Final = f"{GROUP}/uid"
 COMPONENT_LABEL: Final = "app.kubernetes.io/component"
 APPLICATION_LABELS: Final = {
     "app.kubernetes.io/name": "pangu-finetune",
     "app.kubernetes.io/managed-by": "pangu",
 }
 CHECKSUM_ANNOTATION: Final = f"{GROUP}/config-checksum"
+# Of a PanguService: the uid of the job that made it, or brought it up to date.
+SERVED_BY_ANNOTATION: Final = f"{GROUP}/served-by"
 RESERVED_LABEL_DOMAINS: Final = (GROUP, "training.kubeflow.org")
 RESERVED_LABELS: Final = (COMPONENT_LABEL, *APPLICATION_LABELS)
 
@@ -38,15 +42,21 @@ TRAIN_CONTAINER: Final = "pytorch"
 STAGE_CONTAINER: Final = "pangu"
 STORE_CONTAINER: Final = "store"
 STORE_COMPONENT: Final = "store"
+SERVE_COMPONENT: Final = "serve"
 
 STORE_PORT: Final = protocol.DEFAULT_PORT
 PROGRESS_PORT: Final = 8080
 STORE_PORT_NAME: Final = "store"
 PROGRESS_PORT_NAME: Final = "progress"
+SERVE_PORT: Final = 8000
+SERVE_PORT_NAME: Final = "http"
+LIVE_PATH: Final = "/livez"
+READY_PATH: Final = "/readyz"
 
 WORKSPACE_MOUNT: Final = "/workspace"
 CONFIG_MOUNT: Final = "/etc/pangu"
 CONFIG_KEY: Final = "config.yaml"
+API_KEYS_MOUNT: Final = "/etc/pangu-keys"
 HOME_MOUNT: Final = "/home/pangu"
 TEMPORARY_MOUNT: Final = "/tmp"  # noqa: S108 - an emptyDir of the pod's own
 SHARED_MEMORY_MOUNT: Final = "/dev/shm"  # noqa: S108 - an emptyDir of the pod's own
@@ -58,6 +68,7 @@ MOUNTS: Final = {
     "home": HOME_MOUNT,
     "tmp": TEMPORARY_MOUNT,
     "shm": SHARED_MEMORY_MOUNT,
+    "api-keys": API_KEYS_MOUNT,
 }
 
 CONFIG_VARIABLE: Final = process.CONFIG_VARIABLE
@@ -68,6 +79,9 @@ AGENT_ADDRESS_VARIABLE: Final = "PANGU_AGENT_ADDRESS"
 PROGRESS_PORT_VARIABLE: Final = "PANGU_PROGRESS_PORT"
 GRACE_VARIABLE: Final = "PANGU_GRACE_SECONDS"
 STORE_PORT_VARIABLE: Final = "PANGU_STORE_PORT"
+# Texts that wait in a pod of a service, a gauge of its /metrics.
+WAITING_METRIC: Final = "pangu_serve_waiting"
+API_KEYS_VARIABLE: Final = "PANGU_API_KEYS_FILE"
 HOME_VARIABLE: Final = "HOME"
 ENDPOINT_VARIABLE: Final = "AWS_ENDPOINT_URL"  # botocore's own
 RESERVED_VARIABLE_PREFIXES: Final = ("PET_", "PANGU_")
@@ -92,6 +106,26 @@ def store(job: str, stage: str, attempt: int) -> str:
 def worker(job: str, attempt: int, index: int) -> str:
     """Name of a training pod, as the training operator makes it."""
     return f"{stage_object(job, TRAIN, attempt)}-worker-{index}"
+
+
+def service_config(service: str, checksum: str) -> str:
+    """Name of a service's ConfigMap: another content is another object, for pods of before stay."""
+    return f"{service}-{checksum[:10]}"
+
+
+def service_address(service: str, namespace: str) -> str:
+    """Where a service answers, for pods of its cluster."""
+    return f"http://{service}.{namespace}.svc:{SERVE_PORT}/v1"
+
+
+def service_labels(service: str, uid: str) -> dict[str, str]:
+    """Labels of every object of a service."""
+    return APPLICATION_LABELS | service_selector(service) | {UID_LABEL: uid}
+
+
+def service_selector(service: str) -> dict[str, str]:
+    """The labels that pick the pods of a service."""
+    return {COMPONENT_LABEL: SERVE_COMPONENT, SERVICE_LABEL: service}
 
 
 def workspace_claim(job: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from pangu_core.config.base import Settings
 from pangu_core.errors import ConfigError
@@ -42,9 +42,7 @@ NOT_BUILT: Final = (
     NotBuilt("export.to", _is_on_a_claim, "write into the workspace and copy it from there"),
     NotBuilt("resumeFrom", _is_set, "run a job of the same name, which goes on by itself"),
     NotBuilt("queue", _is_set, "remove it"),
-    NotBuilt("limits.gpuHours", _is_set, "remove it"),
     NotBuilt("notify", _is_set, "remove it"),
-    NotBuilt("serve", lambda value: True, "remove it"),
 )
 
 
@@ -60,17 +58,6 @@ def refuse(spec: Settings) -> None:
         if value is not None and entry.applies(value):
             seen = value if isinstance(value, (str, int, float)) else "given"
             raise ConfigError(entry.path, seen=seen, rule="is not built yet", fix=entry.advice)
-
-
-def refuse_service(kind: str) -> NoReturn:
-    """Refuse to render or run an object of a kind that can only be validated.
-
-    Raises:
-        ConfigError: always.
-    """
-    raise ConfigError(
-        "kind", seen=kind, rule="is not built yet", fix="use pangu generate on the checkpoint"
-    )
 
 
 def _at(values: Any, path: str) -> Any:

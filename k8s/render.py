@@ -1,4 +1,4 @@
-"""From a job to manifests. The only module that knows the template engine.
+"""From a job or service to manifests. The only module that knows the template engine.
 
 Templates hold shape, Python holds logic. Every value goes through one filter, ``to_yaml``, so that
 no text a user writes can change the shape of a manifest.
@@ -12,7 +12,9 @@ import jinja2
 
 from k8s import names
 from k8s.context import claim_context, stage_context
-from k8s.spec import PanguJob
+from k8s.service_context import service_context
+from k8s.serving import serve_config
+from k8s.spec import PanguJob, PanguService
 from k8s.stages import Stage, find, plan
 from k8s.text import one_line, pretty
 from pangu_core import __version__
@@ -21,6 +23,11 @@ from pangu_core.loading import parse_yaml
 Manifest = dict[str, Any]
 STORE_IMAGE: Final = f"pangu-controller:{__version__}"
 _TEMPLATES: Final = Path(__file__).parent / "templates"
+
+
+def render(each: PanguJob | PanguService) -> list[Manifest]:
+    """All manifests of an object of a job file."""
+    return render_job(each) if isinstance(each, PanguJob) else render_service(each)
 
 
 def render_job(job: PanguJob, *, store_image: str = STORE_IMAGE) -> list[Manifest]:
@@ -55,6 +62,17 @@ def render_stage(
         )
     )
     return [_render(template, context) for template in _templates_of(stage)]
+
+
+def render_service(service: PanguService) -> list[Manifest]:
+    """All manifests of a service, in the order in which they are applied."""
+    text = pretty(serve_config(service).dump())
+    context = vars(service_context(service, config_text=text))
+    scale = service.spec.autoscale
+    templates = ["config_map", "service", "deployment", "disruption_budget"]
+    if scale:
+        templates.append("scaled_object" if scale.prometheus else "autoscaler")
+    return [_render(f"service_{template}", context) for template in templates]
 
 
 def _templates_of(stage: Stage) -> tuple[str, ...]:

@@ -275,6 +275,18 @@ RULES: Final[dict[str, tuple[Rule, ...]]] = {
         _whole_groups("min"),
         _whole_groups("max"),
     ),
+    "AutoscaleBlock": (
+        _one_of("waiting", "cpuPercent"),
+        Rule(
+            "!has(self.prometheus) || has(self.waiting)",
+            "has prometheus, which is for waiting; remove it",
+        ),
+        Rule(
+            "self.min <= self.max",
+            "min must not exceed max (%d); lower min or raise max",
+            given=("self.max",),
+        ),
+    ),
     "VariableSource": (_one_of("secretKeyRef", "configMapKeyRef"),),
     "Variable": (_one_of("value", "valueFrom"),),
     "VariablesSource": (_one_of("configMapRef", "secretRef"),),

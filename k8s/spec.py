@@ -240,6 +240,15 @@ class ServiceSpec(ServeBlock):
     tokenizer: WorkspacePath | None = None
     """SentencePiece model in the workspace; default: the one in the checkpoint."""
 
+    def with_pods(self, pods: PodSettings) -> Self:
+        """A copy with other settings of pods.
+
+        Raises:
+            ConfigError: a mount now names no volume.
+        """
+        _check_mounts(pods, "the service")
+        return self.model_copy(update={"pods": pods})
+
     @field_validator("workspace")
     @classmethod
     def _an_existing_claim(cls, workspace: WorkspaceBlock) -> WorkspaceBlock:
@@ -285,6 +294,11 @@ class PanguService(Settings):
         """The object's name."""
         return self.metadata.name
 
+    @property
+    def uid(self) -> str:
+        """The object's uid; off a cluster, one that follows from its name."""
+        return self.metadata.uid or _uid_of(self.kind, self.metadata)
+
 
 def parse(source: Path | str, overrides: Iterable[str] = ()) -> list[PanguJob | PanguService]:
     """Read the objects of a job file.
@@ -313,8 +327,6 @@ def parse_job(source: Path | str, overrides: Iterable[str] = ()) -> PanguJob:
     """
     objects = parse(source, overrides)
     jobs = [each for each in objects if isinstance(each, PanguJob)]
-    if not jobs:
-        not_built.refuse_service(objects[0].kind)
     if len(jobs) != 1:
         raise ConfigError(
             str(source) if isinstance(source, Path) else "text",
@@ -333,6 +345,17 @@ def read_job(document: Mapping[str, Any]) -> PanguJob:
     """
     found = _read(document, "object")
     assert isinstance(found, PanguJob), found.kind
+    return found
+
+
+def read_service(document: Mapping[str, Any]) -> PanguService:
+    """Read a PanguService as the API server gives it.
+
+    Raises:
+        ConfigError: the first thing that is wrong.
+    """
+    found = _read(document, "object")
+    assert isinstance(found, PanguService), found.kind
     return found
 
 

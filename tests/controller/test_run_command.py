@@ -119,7 +119,7 @@ kind: PanguService
 metadata: {name: novel}
 spec: {image: none, workspace: {claimName: c}, model: runs/novel/model}
 """
-    with pytest.raises(ConfigError, match="kind: PanguService: is not built yet; use pangu gene"):
+    with pytest.raises(ConfigError, match="text: 0 PanguJobs: must hold exactly one PanguJob"):
         parse_job(text)
 
 

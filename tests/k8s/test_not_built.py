@@ -14,9 +14,7 @@ ASKED_FOR = {
     "export.to": ["export={to: pvc://c/out}"],
     "resumeFrom": ["resumeFrom=other"],
     "queue": ["queue={name: research}"],
-    "limits.gpuHours": ["limits.gpuHours=100"],
     "notify": ["notify={url: https://hook}"],
-    "serve": ["serve={}"],
 }
 
 
