@@ -23,6 +23,7 @@ import psutil
 from k8s.spec import PanguJob, parse_job
 from pangu_core.data.vocabulary import cache_folder
 from pangu_core.errors import ConfigError, PanguError
+from pangu_core.launch.rank_names import read_rank_name
 from pangu_core.reporting.findings import Findings, gather
 from pangu_core.reporting.history import History, read_events, read_history
 from pangu_core.workspace import RunPaths
@@ -31,7 +32,6 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 JOB_FILE: Final = ROOT / "examples" / "tiny-cpu.yaml"
 PANGU: Final = str(Path(sys.executable).with_name("pangu"))
 MARKER: Final = ".pangu-demo"  # only a folder with this file in it is ever deleted
-RANK_MODULE: Final = "pangu_core.entry.rank"
 KILL_AT: Final = 0.4  # of the planned steps
 HELD_OUT_LIMIT: Final = 7.0  # nats a token
 POLL_SECONDS: Final = 0.2
@@ -153,8 +153,8 @@ def last_rank(child: "subprocess.Popen[bytes]") -> psutil.Process | None:
     ranks: dict[int, psutil.Process] = {}
     for process in psutil.Process(child.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if RANK_MODULE in process.cmdline():
-                ranks[int(process.environ()["RANK"])] = process
+            if place := read_rank_name(process.name()):
+                ranks[place[0]] = process
     return ranks[max(ranks)] if ranks else None
 
 

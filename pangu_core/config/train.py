@@ -183,6 +183,9 @@ class TrainSettings(Settings):
     """When to evaluate, on how much."""
     restarts: RestartsConfig = RestartsConfig()
     """The restart budget."""
+    warm_spares: bool = True
+    """Keep one more process for each rank, with its libraries loaded (250 MB of memory, no GPU's):
+    a lost rank is replaced some seconds sooner."""
     hang: HangConfig = HangConfig()
     """Stall detection."""
     log_every_steps: Positive = 10

@@ -22,8 +22,9 @@ from pangu_core.errors import (
     Stopped,
 )
 from pangu_core.launch.history import History, progress_of
-from pangu_core.launch.ranks import LocalRanks, environment_of
+from pangu_core.launch.ranks import LocalRanks, place_of, shared_environment
 from pangu_core.launch.settings import AgentSettings
+from pangu_core.launch.starter import Starter
 from pangu_core.launch.stop import StopRequest
 from pangu_core.launch.verdict import Verdict, died, judge, stalled
 from pangu_core.memory import oom_kills
@@ -42,6 +43,8 @@ class Agent:
     def __init__(self, settings: AgentSettings, client: Client, stop: StopRequest) -> None:
         self._settings, self._limits = settings, settings.limits
         self._client, self._stop = client, stop
+        self._environment = shared_environment(settings.environment, settings.processes)
+        self._starter = Starter(settings.command, self._environment, spares=settings.spares)
         self._history = History()
         self._ranks: LocalRanks | None = None
         self._round: Round | None = None
@@ -59,10 +62,12 @@ class Agent:
         with tempfile.TemporaryDirectory(prefix="pangu-launch-") as folder:
             self._folder = Path(folder)
             try:
+                self._starter.warm_up()
                 self._client.tell(self._beat())
                 while (end := self._tick()) is None:
                     self._client.tell(self._beat())
             finally:
+                self._starter.close()
                 if self._ranks:
                     self._ranks.close()
         self._say_goodbye(end)
@@ -86,6 +91,8 @@ class Agent:
             time.sleep(self._limits.tick)
         else:
             self._ranks.listen(self._limits.tick)
+            if all(pulse.is_stepping for pulse in self._ranks.pulses):
+                self._starter.warm_up()
         view = self._client.view
         if view is not None:
             self._history.seen = max(self._history.seen, view.number)
@@ -130,13 +137,8 @@ class Agent:
         node = gang.members.index(settings.id)
         environments = [
             {
-                **environment_of(
-                    settings.environment,
-                    gang,
-                    node=node,
-                    processes=settings.processes,
-                    local_rank=local_rank,
-                ),
+                **self._environment,
+                **place_of(gang, node=node, processes=settings.processes, local_rank=local_rank),
                 "PANGU_ERROR_FILE": str(self._folder / f"error-{local_rank}.json"),
             }
             for local_rank in range(settings.processes)
@@ -144,7 +146,7 @@ class Agent:
         logger.info("round %d: node %d of %d", gang.number, node, len(gang.members))
         self._draining, self._deadline = False, None
         self._oom_kills = oom_kills()
-        self._ranks = LocalRanks(settings.command, environments)
+        self._ranks = LocalRanks(self._starter, environments)
         self._round = gang
 
     def _begin_leaving(self, asked_at: float) -> Termination | None:

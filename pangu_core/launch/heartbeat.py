@@ -39,6 +39,11 @@ class Pulse:
         """Whether the rank has a state worth saving, and stops at a step boundary if asked."""
         return self.phase not in _EARLY
 
+    @property
+    def is_stepping(self) -> bool:
+        """Whether the rank goes from step to step: all that is slow at the start is behind it."""
+        return self.phase == "step" and bool(self.step_seconds)
+
     def silence_seconds(self, now: float) -> float:
         """Time since the last sign of life."""
         return now - (self.started_at if self.heard_at is None else self.heard_at)

@@ -14,6 +14,7 @@ from typing import Final
 from pangu_core.launch import heartbeat
 from pangu_core.launch.heartbeat import Pulse
 from pangu_core.launch.parent_death import LAUNCHER_VARIABLE
+from pangu_core.launch.starter import Starter
 from pangu_core.messages import TERMINATION_PATH_VARIABLE, Termination
 from pangu_core.rendezvous.protocol import Round
 
@@ -37,12 +38,18 @@ class Rank:
     buffer: bytes = field(default=b"", repr=False)
 
 
-def environment_of(
-    base: Mapping[str, str], gang: Round, *, node: int, processes: int, local_rank: int
-) -> dict[str, str]:
-    """The environment of one rank, without what belongs to its pipe and error file."""
+def shared_environment(own: Mapping[str, str], processes: int) -> dict[str, str]:
+    """What all ranks of a launcher with this environment have in theirs."""
     cores = len(os.sched_getaffinity(0))
-    own = {
+    # The termination message is the launcher's to write.
+    rest = {k: v for k, v in own.items() if k != TERMINATION_PATH_VARIABLE}
+    defaults = {"OMP_NUM_THREADS": str(max(1, cores // processes)), **KEEP_HEAP}
+    return {**defaults, **rest, LAUNCHER_VARIABLE: str(os.getpid())}
+
+
+def place_of(gang: Round, *, node: int, processes: int, local_rank: int) -> dict[str, str]:
+    """What tells a rank its place in a round."""
+    place = {
         "RANK": node * processes + local_rank,
         "LOCAL_RANK": local_rank,
         "WORLD_SIZE": len(gang.members) * processes,
@@ -50,48 +57,30 @@ def environment_of(
         "MASTER_ADDR": gang.master_address,
         "MASTER_PORT": gang.master_port,
         "PANGU_ROUND": gang.number,
-        LAUNCHER_VARIABLE: os.getpid(),
     }
-    # The termination message is the launcher's to write.
-    rest = {k: v for k, v in base.items() if k != TERMINATION_PATH_VARIABLE}
-    defaults = {"OMP_NUM_THREADS": str(max(1, cores // processes)), **KEEP_HEAP}
-    return {**defaults, **rest, **{k: str(v) for k, v in own.items()}}
+    return {name: str(value) for name, value in place.items()}
 
 
 class LocalRanks:
     """All ranks of one round on this node."""
 
-    def __init__(self, command: Sequence[str], environments: Sequence[Mapping[str, str]]) -> None:
+    def __init__(self, starter: Starter, environments: Sequence[Mapping[str, str]]) -> None:
         self._selector = selectors.DefaultSelector()
         self.ranks: list[Rank] = []
         try:
             for environment in environments:
-                self._start(command, environment)
+                self._start(starter, environment)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        reader, writer = os.pipe()
+    def _start(self, starter: Starter, environment: Mapping[str, str]) -> None:
         error_file = Path(environment["PANGU_ERROR_FILE"])
         error_file.unlink(missing_ok=True)
-        try:
-            process = subprocess.Popen(
-                command,
-                env={**environment, "PANGU_HEARTBEAT_FD": str(writer)},
-                pass_fds=(writer,),
-                # Its own session: a terminal's Ctrl-C reaches the launcher alone, and a kill
-                # takes the rank's helpers along.
-                start_new_session=True,
-            )
-        except BaseException:
-            os.close(reader)
-            raise
-        finally:
-            os.close(writer)
-        os.set_blocking(reader, False)
-        rank = Rank(process, reader, error_file, Pulse(started_at=time.monotonic()))
-        self._selector.register(reader, selectors.EVENT_READ, rank)
+        started = starter.start(environment)
+        pulse = Pulse(started_at=time.monotonic())
+        rank = Rank(started.process, started.pipe, error_file, pulse)
+        self._selector.register(started.pipe, selectors.EVENT_READ, rank)
         self.ranks.append(rank)
 
     def listen(self, seconds: float) -> None:

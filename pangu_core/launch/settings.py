@@ -43,6 +43,7 @@ class AgentSettings:
     store_port: int
     command: tuple[str, ...] = RANK_COMMAND
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    spares: int = 0  # processes kept ready for the next round
     progress_port: int | None = None  # None: no server; 0: any port
     limits: Limits = field(default_factory=Limits)
     # A pod that replaces another has its name: the incarnation tells them apart.
@@ -75,6 +76,7 @@ def from_environment(config: TrainConfig, environment: Mapping[str, str]) -> Age
         store_host=host,
         store_port=port,
         environment=dict(environment),
+        spares=config.train.nodes.processes_per_node if config.train.warm_spares else 0,
         progress_port=_count(environment, "PANGU_PROGRESS_PORT", 0) if progress else None,
         limits=Limits(
             grace=grace, stall=StallLimits.following(hang.floor_seconds, factor=hang.factor)

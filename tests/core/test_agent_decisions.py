@@ -12,7 +12,7 @@ import pytest
 from pangu_core.config.stages import TrainConfig
 from pangu_core.errors import ConfigError
 from pangu_core.launch.heartbeat import Pulse, StallLimits, hear
-from pangu_core.launch.ranks import environment_of
+from pangu_core.launch.ranks import place_of, shared_environment
 from pangu_core.launch.settings import from_environment
 from pangu_core.launch.verdict import judge
 from pangu_core.memory import oom_kills
@@ -187,7 +187,7 @@ def test_a_bad_variable_is_named(name, value):
 def test_a_rank_learns_its_place_and_never_the_termination_path():
     gang = Round(7, ("a#1", "b#2"), "10.0.0.1", 2000)
     base = {"PANGU_TERMINATION_PATH": "/t", "PANGU_CONFIG": "/c", "OMP_NUM_THREADS": "5"}
-    found = environment_of(base, gang, node=1, processes=3, local_rank=2)
+    found = shared_environment(base, 3) | place_of(gang, node=1, processes=3, local_rank=2)
     assert (found["RANK"], found["WORLD_SIZE"], found["LOCAL_WORLD_SIZE"]) == ("5", "6", "3")
     assert (found["MASTER_ADDR"], found["MASTER_PORT"]) == ("10.0.0.1", "2000")
     assert (found["PANGU_ROUND"], found["PANGU_CONFIG"]) == ("7", "/c")

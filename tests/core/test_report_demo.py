@@ -18,9 +18,10 @@ from pangu_core.reporting.ngrams import NgramLosses
 SCRIPT = Path(__file__).parents[2] / "tools/demo.py"
 # Starts two "ranks", ends well once the second is killed, and takes the first one along.
 RUN = """
-import os, subprocess, sys
-sleep = [sys.executable, "-c", "import time; time.sleep(60)", "pangu_core.entry.rank"]
-ranks = [subprocess.Popen(sleep, env={**os.environ, "RANK": str(rank)}) for rank in (0, 1)]
+import subprocess, sys
+rank = "import sys, time; from pangu_core.launch import rank_names as names; "
+rank += "names.name_this_process(names.rank_name(int(sys.argv[1]), 1)); time.sleep(60)"
+ranks = [subprocess.Popen([sys.executable, "-c", rank, number]) for number in "01"]
 code = ranks[1].wait()
 first = ranks[0].poll()
 ranks[0].kill()

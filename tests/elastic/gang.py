@@ -22,6 +22,7 @@ import psutil
 
 from pangu_core.config.stages import TrainConfig
 from pangu_core.data.token_files import TokenFileWriter
+from pangu_core.launch.rank_names import SPARE_NAME, read_rank_name
 from pangu_core.messages import Termination
 from pangu_core.rendezvous.membership import Timing
 from pangu_core.rendezvous.ports import free_port
@@ -31,7 +32,7 @@ from tests.elastic import traces
 T = TypeVar("T")
 CHECKOUT = Path(__file__).parents[2]
 NAME = "gang"
-PATIENCE_SECONDS = 240.0
+PATIENCE_SECONDS = 400.0
 # As quick as a loaded machine allows: a node that is merely starved must not count as lost.
 QUICK = Timing(quiet=1.0, dead=3.0, hangup=0.5, recovery=3.0, growth=1.0)
 VOCABULARY_SIZE = 64
@@ -45,6 +46,7 @@ SETTINGS: dict[str, Any] = {
     "data": {"split": "20,80,0"},
     "train": {
         "steps": 40, "globalBatchSize": 12, "microBatchSize": 1, "precision": "fp64",
+        "warmSpares": False,  # they would load libraries while others' tests need the processor
         "attentionDropout": 0.0, "hiddenDropout": 0.0, "logEverySteps": 1, "logSamples": True,
         "checkpoint": {"everySteps": 5, "keep": 3}, "evaluate": {"everySteps": 1000, "batches": 1},
         # Long: a busy machine must not look like a stall.
@@ -220,11 +222,15 @@ class Gang:
         found = []
         for launcher in [name] if name else list(self.launchers):
             for process in _children(self.launchers[launcher].pid):
-                variables = _environment_of(process)
-                if "PANGU_ROUND" in variables:
-                    rank, number = int(variables["RANK"]), int(variables["PANGU_ROUND"])
-                    found.append(Rank(process.pid, rank, number, launcher))
+                place = _place_of(process)
+                if place is not None:
+                    found.append(Rank(process.pid, *place, launcher))
         return sorted(found, key=lambda r: (r.round, r.rank))
+
+    def spares(self, name: str) -> list[int]:
+        """Process numbers of what a launcher keeps ready for its next round."""
+        children = _children(self.launchers[name].pid)
+        return sorted(c.pid for c in children if c.is_running() and c.name() == SPARE_NAME)
 
     def close(self) -> None:
         """End everything that was started."""
@@ -373,14 +379,21 @@ def _children(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _environment_of(process: psutil.Process) -> dict[str, str]:
-    """A process's environment; empty for one that has ended, or has not begun."""
+def _place_of(process: psutil.Process) -> tuple[int, int] | None:
+    """Rank and round of a training process; None for a spare one, and for one that has ended."""
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
-            return {}
-        return process.environ()
+            return None
+        if place := read_rank_name(process.name()):
+            return place
+        variables = process.environ()  # until it has a name; a spare's tell no round
     except (psutil.Error, OSError):
-        return {}
+        return None
+    return (
+        (int(variables["RANK"]), int(variables["PANGU_ROUND"]))
+        if "PANGU_ROUND" in variables
+        else None
+    )
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 
 from pangu_core.checkpoint.reader import Checkpoint
 from pangu_core.checkpoint.store import find_checkpoint
+from pangu_core.launch.rank_names import read_rank_name
 from pangu_core.layout import whole
 
 pytestmark = [pytest.mark.parallel, pytest.mark.timeout(900)]
@@ -64,6 +65,12 @@ class Job:
         found = [p for p in family if p.is_running() and module in " ".join(p.cmdline())]
         return sorted(found, key=psutil.Process.create_time)
 
+    def ranks(self) -> list[psutil.Process]:
+        """The job's live training processes, spare ones left out, in rank order."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        places = {p: read_rank_name(p.name()) for p in family if p.is_running()}
+        return sorted((p for p in places if places[p]), key=lambda p: places[p])
+
     def finish(self) -> tuple[int, str]:
         output, _ = self.process.communicate(timeout=PATIENCE_SECONDS)
         return self.process.returncode, output
@@ -102,7 +109,7 @@ def start(tmp_path, corpora):
 def test_a_killed_rank_costs_nothing_but_time(start, undisturbed):
     job = start()
     job.wait_for_step(6)
-    job.processes("pangu_core.entry.rank")[-1].send_signal(signal.SIGKILL)
+    job.ranks()[-1].send_signal(signal.SIGKILL)
     code, output = job.finish()
     assert code == 0, output
     assert [e["step"] for e in job.metrics() if e["event"] == "start"] == [0, 4]
