@@ -80,7 +80,7 @@ PROGRESS_PORT_VARIABLE: Final = "PANGU_PROGRESS_PORT"
 GRACE_VARIABLE: Final = "PANGU_GRACE_SECONDS"
 STORE_PORT_VARIABLE: Final = "PANGU_STORE_PORT"
 # Texts that wait in a pod of a service, a gauge of its /metrics.
-WAITING_METRIC: Final = "pangu_serve_waiting"
+WAITING_METRIC: Final = "pangu_serve_queue_depth"
 API_KEYS_VARIABLE: Final = "PANGU_API_KEYS_FILE"
 HOME_VARIABLE: Final = "HOME"
 ENDPOINT_VARIABLE: Final = "AWS_ENDPOINT_URL"  # botocore's own

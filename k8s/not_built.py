@@ -1,6 +1,6 @@
 """What the forms accept and this version cannot do yet, each refused by its name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,6 +29,10 @@ def _is_on_a_claim(value: Any) -> bool:
     return isinstance(value, str) and value.startswith("pvc://")
 
 
+def _is_several(value: Any) -> bool:
+    return isinstance(value, int) and value > 1
+
+
 _COPY_IT: Final = "copy the files into the workspace and name them from there"
 NOT_BUILT: Final = (
     NotBuilt("train.method", _is("lora"), "use full"),
@@ -43,17 +47,19 @@ NOT_BUILT: Final = (
     NotBuilt("resumeFrom", _is_set, "run a job of the same name, which goes on by itself"),
     NotBuilt("queue", _is_set, "remove it"),
     NotBuilt("notify", _is_set, "remove it"),
+    NotBuilt("serve.tensorParallel", _is_several, "use 1"),
 )
+OF_SERVICES: Final = (NotBuilt("tensorParallel", _is_several, "use 1"),)
 
 
-def refuse(spec: Settings) -> None:
-    """Refuse a form that asks for what is not built.
+def refuse(spec: Settings, table: Iterable[NotBuilt] = NOT_BUILT) -> None:
+    """Refuse a form that asks for what is not built; by default, a job's.
 
     Raises:
         ConfigError: with the field, its value, and what to use instead.
     """
     values = spec.dump()
-    for entry in NOT_BUILT:
+    for entry in table:
         value = _at(values, entry.path)
         if value is not None and entry.applies(value):
             seen = value if isinstance(value, (str, int, float)) else "given"

@@ -41,7 +41,6 @@ class ServiceContext:
     env_from: list[dict[str, Any]]
     volumes: list[dict[str, Any]]
     volume_mounts: list[dict[str, Any]]
-    shared_memory: str | None
     api_keys_secret: str | None
     grace_seconds: int
 
@@ -90,7 +89,6 @@ def service_context(service: PanguService, *, config_text: str) -> ServiceContex
         env_from=values["envFrom"],
         volumes=values["volumes"],
         volume_mounts=values["volumeMounts"],
-        shared_memory=pods.shared_memory if spec.tensor_parallel > 1 else None,
         api_keys_secret=spec.api_keys.secret_name if spec.api_keys else None,
         grace_seconds=max(spec.answer_seconds + _DRAIN_SECONDS, pods.grace_period),
         min_pods=scale.min,

@@ -374,7 +374,9 @@ def _read(document: Any, where: str) -> PanguJob | PanguService:
     body = document.get("spec") or {}
     metadata = load(Metadata, document.get("metadata") or {}, "metadata")
     if kind == names.SERVICE_KIND:
-        return PanguService(metadata=metadata, spec=load(ServiceSpec, body))
+        served = load(ServiceSpec, body)
+        not_built.refuse(served, not_built.OF_SERVICES)
+        return PanguService(metadata=metadata, spec=served)
     spec = load(JobSpec, body)
     not_built.refuse(spec)
     return PanguJob(metadata=metadata, spec=spec)

@@ -15,6 +15,7 @@ ASKED_FOR = {
     "resumeFrom": ["resumeFrom=other"],
     "queue": ["queue={name: research}"],
     "notify": ["notify={url: https://hook}"],
+    "serve.tensorParallel": ["serve={tensorParallel: 2}"],
 }
 
 

@@ -31,7 +31,6 @@ WHOLE = (
     "metadata.namespace=research",
     "tokenizer=vocab/own.model",
     "apiKeys.secretName=keys",
-    "tensorParallel=2",
     "autoscale={max: 3, cpuPercent: 70}",
     "pods={labels: {team: a}, affinity: {nodeAffinity: {}}, env: [{name: A, value: b}], "
     "volumes: [{name: e, emptyDir: {}}], volumeMounts: [{name: e, mountPath: /e}], "
@@ -129,7 +128,6 @@ def test_keys_come_from_the_secret_as_files():
     ("overrides", "resources"),
     [
         ((), {"requests": {"nvidia.com/gpu": "1"}, "limits": {"nvidia.com/gpu": "1"}}),
-        (("tensorParallel=2",), {"requests": {"nvidia.com/gpu": "2"}, "limits": {"nvidia.com/gpu": "2"}}),
         (("pods.resources={requests: {cpu: 2}}",), {"requests": {"cpu": "2"}}),
         (("pods.resources={}",), {}),
     ],
@@ -237,3 +235,8 @@ def test_a_trainers_node_is_too_much_for_a_service(wide, resources):
     assert served.spec.pods.resources.limits == resources
     assert served.spec.pods.grace_period < 3600
     assert served.spec.pods.runtime_class_name == "nvidia"
+
+
+def test_several_gpus_for_one_copy_are_not_built():
+    with pytest.raises(ConfigError, match="^tensorParallel: 2: is not built yet; use 1$"):
+        service("tensorParallel=2")
