@@ -19,7 +19,7 @@ setup: $(VENV)/.installed $(VENV)/.data ## make .venv with everything in it, fet
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip uv
-	$(BIN)/uv pip install --python $(BIN)/python $(if $(wildcard $(SHARED)/wheels),--find-links $(SHARED)/wheels) --editable '.[core,dev]'
+	$(BIN)/uv pip install --python $(BIN)/python $(if $(wildcard $(SHARED)/wheels),--find-links $(SHARED)/wheels) --editable '.[core,serve,dev]'
 	@touch $@
 
 $(VENV)/.data: $(VENV)/.installed tools/fetch_data.py

@@ -38,6 +38,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "export": ("controller.data_plane:export", "Turn our weights into other programs'."),
     "verify": ("controller.data_plane:verify", "Check every byte of a checkpoint."),
     "generate": ("controller.data_plane:generate", "Write Chinese, going on from a prompt."),
+    "serve": ("controller.data_plane:serve", "Serve a model to OpenAI's clients."),
     "report": ("controller.data_plane:report", "Write a page about a run: losses, speed, text."),
     "legacy": ("controller.data_plane:legacy", "The original's commands, with their flags."),
 }

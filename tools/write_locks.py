@@ -14,7 +14,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
 IMAGES: Final = ROOT / "images"
-EXTRAS: Final[dict[str, tuple[str, ...]]] = {"controller": (), "core": ("core", "remote")}
+EXTRAS: Final[dict[str, tuple[str, ...]]] = {"controller": (), "core": ("core", "remote", "serve")}
 # Holds for 3.12 too: of every file of a release the hash is there.
 OLDEST_PYTHON: Final = "3.11"
 NEVER: Final = "torch ; sys_platform == 'never'\n"

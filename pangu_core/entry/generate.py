@@ -1,44 +1,61 @@
-"""``pangu generate``: continue prompts with a model, streaming to the terminal."""
+"""``pangu generate``: continue prompts, streaming to the terminal.
 
-import contextlib
+A model in this process writes, or a service: then torch is never loaded.
+"""
+
 import itertools
 import json
+import os
 import readline  # noqa: F401 - input() then edits whole characters, not bytes
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import click
-import torch
-from rich.console import Console
-from rich.progress import Progress
 
-from pangu_core.api import load_tokenizer
-from pangu_core.data.tokenizer import Tokenizer
 from pangu_core.entry import process
 from pangu_core.errors import ConfigError
-from pangu_core.generation import load, text
-from pangu_core.generation.language_model import LanguageModel
-from pangu_core.generation.load import Report
 from pangu_core.generation.settings import GenerationSettings, read_settings
-from pangu_core.generation.text import Completion
+from pangu_core.service.client import Client
 
 EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT, as shells report it
+KEY_VARIABLE: Final = "PANGU_API_KEY"
+DEFAULT_DTYPE: Final = "float32"
+
+
+@dataclass(frozen=True)
+class Said:
+    """New text of one prompt.
+
+    Attributes:
+        prompt: its number.
+        text: what is new.
+        facts: with the last piece, what --json shows; the whole ``text`` is among it.
+    """
+
+    prompt: int
+    text: str
+    facts: Mapping[str, Any] | None = None
+
+
+# Who continues prompts: pieces of those that run together are interleaved.
+Write = Callable[[Sequence[str], GenerationSettings], Iterator[Said]]
 
 
 @dataclass(frozen=True)
 class Session:
-    """A loaded model with the rules to use it by."""
+    """Who writes, and the rules to do it by."""
 
-    model: LanguageModel
-    tokenizer: Tokenizer
+    write: Write
     settings: GenerationSettings
 
 
 @click.command(context_settings={"max_content_width": 100})
-@click.option("--model", "folder", required=True, help="Checkpoint folder, or a run's checkpoints.")
+@click.option("--model", "folder", help="Checkpoint folder, or a run's checkpoints.")
+@click.option("--service", "url", help="Address of a service that writes, instead of --model.")
+@click.option("--api-key-file", help=f"File with the service's API key; default: {KEY_VARIABLE}.")
 @click.option("--prompt", "prompts", multiple=True, help="Text to continue; may be repeated.")
 @click.option("--prompts-file", help="UTF-8 file with a prompt on each line.")
 @click.option("--max-new-tokens", type=int, help="Most tokens to add; default 100.")
@@ -50,28 +67,25 @@ class Session:
 @click.option("--seed", type=int, help="The same seed gives the same text; default 1234.")
 @click.option("--stop", multiple=True, help="End the text before this string; may be repeated.")
 @click.option("--device", help="A torch device; default: the GPU if there is one.")
-@click.option("--dtype", default="float32", help="float32 (default), bfloat16 or float16.")
+@click.option("--dtype", help="float32 (default), bfloat16 or float16.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each prompt.")
 def command(
-    folder: str,
     prompts: tuple[str, ...],
     prompts_file: str | None,
-    device: str | None,
-    dtype: str,
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Continue prompts with a model.
+    """Continue prompts with a model, here or behind a service.
 
     Without a prompt it asks for one on a terminal, and reads a prompt from each line elsewhere.
     """
+    where = {
+        name: values.pop(name) for name in ("folder", "url", "api_key_file", "device", "dtype")
+    }
     given = {name: value for name, value in values.items() if value not in (None, ())}
     settings = read_settings(given)
     wanted = [*prompts, *(read_prompts(Path(prompts_file)) if prompts_file else ())]
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with _loading_bar() as report:
-        loaded = load.load(folder, device=device, dtype=dtype, report=report)
-    session = Session(loaded.model, load_tokenizer(loaded.vocabulary), settings)
+    session = Session(find_writer(**where), settings)
     if wanted:
         answer_all(session, wanted, as_json)
     elif sys.stdin.isatty():
@@ -79,6 +93,76 @@ def command(
     else:
         for prompt in piped_prompts(sys.stdin):
             answer_all(session, [prompt], as_json)
+
+
+def find_writer(
+    folder: str | None,
+    url: str | None,
+    api_key_file: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Write:
+    """Who writes: the model of a folder, or a service.
+
+    Raises:
+        ConfigError: not exactly one of them is named, or a flag is the other's.
+        CheckpointError: the folder holds no model that can be trusted.
+    """
+    if (folder is None) == (url is None):
+        raise ConfigError(
+            "pangu generate",
+            seen="neither --model nor --service" if folder is None else "--model and --service",
+            rule="needs the one or the other",
+            fix="name a checkpoint folder with --model, or the address of a service with --service",
+        )
+    here, there = (device, dtype), (api_key_file,)
+    if any(there if url is None else here):
+        flags = "--api-key-file" if url is None else "--device and --dtype"
+        fix = "leave it out"
+        raise ConfigError(flags, seen="given", rule="has no effect here", fix=fix)
+    if url is not None:
+        return service_writer(Client(url, read_key(api_key_file)))
+    assert folder is not None
+    # Loads torch, which takes seconds and which asking a service does without.
+    from pangu_core.entry import local_model
+
+    return local_model.open_model(folder, device=device, dtype=dtype or DEFAULT_DTYPE)
+
+
+def service_writer(client: Client) -> Write:
+    """A service, asked for some prompts at a time."""
+
+    def write(prompts: Sequence[str], settings: GenerationSettings) -> Iterator[Said]:
+        for start in range(0, len(prompts), settings.batch_size):
+            part = prompts[start : start + settings.batch_size]
+            texts = [""] * len(part)
+            for number, text, reason in client.stream(part, settings):
+                texts[number] += text
+                facts = {"text": texts[number], "finish_reason": reason} if reason else None
+                yield Said(start + number, text, facts)
+
+    return write
+
+
+def read_key(path: str | None) -> str | None:
+    """The key in a file, else in the environment; None: there is none.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no single key.
+    """
+    if path is None:
+        return os.environ.get(KEY_VARIABLE)
+    try:
+        words = Path(path).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        rule = f"must be a readable file ({error})"
+        raise ConfigError("--api-key-file", seen=path, rule=rule, fix="check the path") from error
+    if len(words) != 1:
+        rule = "must hold one key"
+        raise ConfigError(
+            "--api-key-file", seen=f"{len(words)} in {path}", rule=rule, fix="write one key"
+        )
+    return words[0]
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -127,22 +211,21 @@ def answer_all(session: Session, prompts: Sequence[str], as_json: bool) -> None:
     if len(prompts) == 1 and not as_json:
         show_stream(session, prompts[0], session.settings)
         return
-    for number, completion in in_order(session, prompts):
+    for number, facts in in_order(session, prompts):
         prompt = prompts[number]
         if as_json:
-            row = {"prompt": prompt, **vars(completion)}
-            click.echo(json.dumps(row, ensure_ascii=False))
+            click.echo(json.dumps({"prompt": prompt, **facts}, ensure_ascii=False))
         else:
-            click.echo(f"> {prompt}\n{completion.text}\n")
+            click.echo(f"> {prompt}\n{facts['text']}\n")
 
 
-def in_order(session: Session, prompts: Sequence[str]) -> Iterator[tuple[int, Completion]]:
-    """Completions in the order of the prompts, each as soon as those before it are there."""
-    done: dict[int, Completion] = {}
+def in_order(session: Session, prompts: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Facts in the order of the prompts, each as soon as those before it are there."""
+    done: dict[int, Mapping[str, Any]] = {}
     following = 0
-    for piece in text.stream(session.model, session.tokenizer, prompts, session.settings):
-        if piece.completion is not None:
-            done[piece.prompt] = piece.completion
+    for said in session.write(prompts, session.settings):
+        if said.facts is not None:
+            done[said.prompt] = said.facts
         while following in done:
             yield following, done.pop(following)
             following += 1
@@ -150,8 +233,8 @@ def in_order(session: Session, prompts: Sequence[str]) -> Iterator[tuple[int, Co
 
 def show_stream(session: Session, prompt: str, settings: GenerationSettings) -> None:
     """Write one completion as it grows, always whole characters, and end the line."""
-    for piece in text.stream(session.model, session.tokenizer, [prompt], settings):
-        click.echo(piece.text, nl=False)
+    for said in session.write([prompt], settings):
+        click.echo(said.text, nl=False)
     click.echo()
 
 
@@ -173,15 +256,6 @@ def converse(session: Session, ask: Callable[[], str]) -> None:
             click.echo()
         except ConfigError as error:  # a prompt that does not fit; the next one may
             click.echo(f"error: {error}", err=True)
-
-
-@contextlib.contextmanager
-def _loading_bar() -> Iterator[Report]:
-    """A progress bar while weights are read, on a terminal only."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("loading", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -43,6 +43,7 @@ def test_the_verbs_are_these(capsys):
         "export",
         "verify",
         "generate",
+        "serve",
         "report",
         "legacy",
     ]
@@ -119,7 +120,9 @@ def test_a_bug_of_ours_shows_no_traceback_either(capsys, monkeypatch):
     assert capsys.readouterr().err.startswith("error: ModuleNotFoundError: ")
 
 
-@pytest.mark.parametrize("verb", ["preprocess", "convert", "split", "merge", "export", "generate"])
+@pytest.mark.parametrize(
+    "verb", ["preprocess", "convert", "split", "merge", "export", "generate", "serve"]
+)
 def test_data_plane_verbs_become_their_entry_module(monkeypatch, verb):
     started = []
     monkeypatch.setattr(os, "execv", lambda *command: started.append(command))

@@ -26,7 +26,12 @@ MARKS = ["\u2583", "\u2582", "<sep>", "<pad>", "<mask>", "<eod>", "<eot>"]
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory) -> Tokenizer:
     """PanGu-alpha's special ids, few characters, and bytes for all others."""
-    prefix = tmp_path_factory.mktemp("vocabulary") / "vocab"
+    return small_tokenizer(tmp_path_factory.mktemp("vocabulary"))
+
+
+def small_tokenizer(folder: Path) -> Tokenizer:
+    """Train a vocabulary into a folder."""
+    prefix = folder / "vocab"
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(SENTENCES * 20),
         model_prefix=str(prefix),
@@ -40,14 +45,16 @@ def tokenizer(tmp_path_factory) -> Tokenizer:
     return Tokenizer(prefix.with_suffix(".model"))
 
 
-def build_model(vocab_size: int, dtype: torch.dtype = torch.float32) -> LanguageModel:
+def build_model(
+    vocab_size: int, dtype: torch.dtype = torch.float32, sequence_length: int = 32
+) -> LanguageModel:
     """Weights wide enough that no two tokens are nearly as likely as each other."""
     config = ModelConfig(
         num_layers=3,
         hidden_size=32,
         num_heads=4,
         vocab_size=vocab_size,
-        sequence_length=32,
+        sequence_length=sequence_length,
         init_std=0.2,
     )
     network = PanguModel(config, Build(parameter_dtype=dtype, compute_dtype=dtype))

@@ -3,10 +3,12 @@
 import io
 import json
 import sys
+from functools import partial
 
 import pytest
 
 from pangu_core.entry import generate as command
+from pangu_core.entry import local_model
 from pangu_core.errors import CheckpointError, ConfigError
 from pangu_core.generation import text
 from pangu_core.generation.settings import GenerationSettings
@@ -62,7 +64,7 @@ def test_a_conversation_goes_on_after_a_prompt_that_is_too_long(model, tokenizer
         except StopIteration:
             raise EOFError from None
 
-    command.converse(command.Session(model, tokenizer, RULES), ask)
+    command.converse(command.Session(partial(local_model.write, model, tokenizer), RULES), ask)
     shown = capsys.readouterr()
     second = RULES.model_copy(update={"seed": 4})  # the second turn has the seed after the first's
     [completion] = text.generate(model, tokenizer, ["四川"], second)
@@ -82,7 +84,12 @@ def test_stop_strings_and_greedy_are_passed_on(folder, model, tokenizer, capsys)
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([], "Missing option '--model'"),
+        ([], "neither --model nor --service"),
+        (["--model", "x", "--service", "http://y"], "--model and --service"),
+        (["--service", "y"], "--service: y: must be an http address"),
+        (["--service", "http://y", "--dtype", "float16"], "--device and --dtype"),
+        (["--model", "x", "--api-key-file", "y"], "--api-key-file: given"),
+        (["--service", "http://y", "--api-key-file", "nowhere"], "--api-key-file: nowhere"),
         (["--model", "x", "--tempreature", "1"], "--temperature"),
         (["--model", "x", "--top-k", "many"], "'many' is not a valid integer"),
         (["--model", "x", "--top-p", "2"], "top_p: 2.0"),
