@@ -53,8 +53,15 @@ class MakeClaim:
 
 
 @dataclass(frozen=True)
+class Serve:
+    """Make the PanguService of the job's name, or bring one of ours up to date."""
+
+    version: str  # of the model
+
+
+@dataclass(frozen=True)
 class Remove:
     """Delete the job itself: its time to live after its end is over."""
 
 
-Action = Create | Delete | Release | Scale | Kill | MakeClaim | Remove
+Action = Create | Delete | Release | Scale | Kill | MakeClaim | Serve | Remove

@@ -2,11 +2,12 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from controller.observe import JobView
-from controller.verdict import Verdict
+from controller.observe import JobView, Rival
+from controller.verdict import PENDING_TOO_LONG, Verdict
 from k8s.status import Attempt, JobStatus
 
 BACKOFF_LIMIT_SECONDS: Final = 300.0
@@ -35,12 +36,21 @@ def retry_at(
         doublings = len(status.charges) - 1
     else:
         doublings = _repetitions(status, attempt.stage, verdict.cause) - 1
-        if verdict.cause == "PendingTooLong":
+        if verdict.cause == PENDING_TOO_LONG:
             doublings += 1
     if doublings < 0:
         return None
     wait = min(BACKOFF_LIMIT_SECONDS, job.backoff_seconds * 2.0 ** min(doublings, 16))
     return math.ceil(now + wait * _jitter(f"{job.uid}/{attempt.stage}/{attempt.number}"))
+
+
+def is_eldest(job: JobView, rivals: Sequence[Rival]) -> bool:
+    """Whether all who wait for pods, and give theirs back in time, are younger than a job.
+
+    It then keeps what it has: of jobs that cannot run at the same time, one gets on.
+    """
+    own = (job.created_at, job.uid)
+    return bool(rivals) and all(own < (rival.created_at, rival.uid) for rival in rivals)
 
 
 def _repetitions(status: JobStatus, stage: str, cause: str) -> int:

@@ -6,6 +6,7 @@ from typing import Final
 from controller.budget import charged, is_exhausted, retry_at
 from controller.observe import JobView
 from controller.status import with_history, with_restart, with_stage
+from controller.usage import exhausted_at
 from controller.verdict import Verdict, is_repeated
 from k8s.status import JobStatus, PastAttempt, StageStatus
 from pangu_core.errors import EXIT_STOPPED
@@ -90,10 +91,20 @@ def deadline(status: JobStatus, job: JobView) -> int | None:
     return status.started_at + job.deadline_seconds
 
 
-def past_deadline(status: JobStatus, job: JobView, now: int) -> JobStatus:
-    """The status of a job that ran for too long."""
-    message = f"the job ran for limits.deadlineSeconds ({job.deadline_seconds} s)"
-    verdict = Verdict("Failed", "DeadlineExceeded", message=message, final=True)
+def past_limit(status: JobStatus, job: JobView, now: int) -> JobStatus | None:
+    """The status of a job that ran for too long or used too much; None: it goes on."""
+    limit, exhausted = deadline(status, job), exhausted_at(status, job)
+    if limit is not None and now >= limit:
+        message = f"the job ran for limits.deadlineSeconds ({job.deadline_seconds} s)"
+        return _stopped_by(status, job, "DeadlineExceeded", message, now)
+    if exhausted is not None and now >= exhausted:
+        message = f"the job used limits.gpuHours ({job.gpu_hours:g} hours)"
+        return _stopped_by(status, job, "GpuHoursExceeded", message, now)
+    return None
+
+
+def _stopped_by(status: JobStatus, job: JobView, cause: str, message: str, now: int) -> JobStatus:
+    verdict = Verdict("Failed", cause, message=message, final=True)
     if status.attempt:
         return end(status, job, verdict, now)
     stage = next(s for s in status.stages if not s.is_done)

@@ -26,6 +26,7 @@ class StagePlan:
     settings_hash: str = ""
     needs_manifest: bool = False  # success is a checkpoint's manifest, not an exit of 0
     min_pods: int = 1
+    gpus: int = 0  # of each pod
     tokens_per_step: int | None = None  # for the ETA
 
 
@@ -36,6 +37,7 @@ class JobView:
     name: str
     uid: str
     stages: tuple[StagePlan, ...]
+    created_at: int = 0
     generation: int = 1
     suspend: bool = False
     cancel: bool = False
@@ -45,16 +47,20 @@ class JobView:
     restart_window_seconds: int = 3_600
     pending_seconds: int | None = None
     deadline_seconds: int | None = None
+    gpu_hours: float | None = None
+    surplus_seconds: int | None = None
     grace_seconds: int = 120
     backoff_seconds: float = 10.0  # of the first retry; doubles
     stall_seconds: float = 600.0  # second line of stall detection, behind the launcher's own
     min_nodes: int = 1
     max_nodes: int = 1
+    processes_per_node: int = 1
     is_queued: bool = False  # another controller says when its pods may be
     ttl_seconds: int | None = None  # delete the object so long after its end
     claim: str = ""  # the workspace's; empty: nobody looks at it
     makes_claim: bool = False
     needs_many: bool = False  # pods on several nodes mount the claim
+    serves: bool = False  # it asks for a service at its end
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,14 @@ class ClaimView:
 
     phase: str  # Pending, Bound, Lost
     access_modes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FoundService:
+    """A PanguService that has the job's name."""
+
+    is_ours: bool  # a job of this name made it
+    version: str  # of the model that it serves
 
 
 @dataclass(frozen=True)
@@ -122,6 +136,14 @@ class AttemptView:
 
 
 @dataclass(frozen=True)
+class Rival:
+    """Another job that has too few pods, or just gave them back since that lasted too long."""
+
+    created_at: int
+    uid: str
+
+
+@dataclass(frozen=True)
 class Observed:
     """One moment of one job."""
 
@@ -129,6 +151,8 @@ class Observed:
     status: JobStatus
     attempts: tuple[AttemptView, ...] = ()
     claim: ClaimView | None = None
+    rivals: tuple[Rival, ...] = ()  # looked for when the job itself has waited for too long
+    service: FoundService | None = None
     refusal: str = ""  # why the last write failed, in the API server's words
 
     def attempt(self, stage: str, number: int) -> AttemptView | None:

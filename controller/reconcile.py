@@ -12,20 +12,27 @@ attempt is left, but for the finished pods of successful stages, which stay for 
 
 import math
 from dataclasses import dataclass, replace
+from typing import Final
 
 from controller.actions import Action
-from controller.budget import charged, is_exhausted
+from controller.budget import charged, is_eldest, is_exhausted
 from controller.conditions import with_conditions
-from controller.endings import cancelled, deadline, end, past_deadline
+from controller.endings import cancelled, end, past_limit
 from controller.observe import AttemptView, JobView, Observed, StagePlan
-from controller.size import needs_new_size
+from controller.served import serve_actions, with_served
+from controller.size import needs_new_size, with_surplus
 from controller.status import PROGRESS_PERIOD_SECONDS, rerun, with_restart, with_stage
 from controller.timers import requeue_at
 from controller.upkeep import actions_for, leftovers
-from controller.verdict import Verdict, gone, judge, replacements
+from controller.usage import with_usage
+from controller.verdict import Verdict, gone, judge, replacements, waits_too_long
 from controller.workspace_claim import workspace_problem
 from k8s import names
 from k8s.status import Attempt, JobStatus, ProgressStatus
+from pangu_core.messages import Progress
+
+# Phases in which a launcher does not know yet from which step its ranks go on.
+NO_STEP_YET: Final = ("wait", "start")
 
 
 @dataclass(frozen=True)
@@ -47,14 +54,17 @@ def reconcile(observed: Observed, now: float) -> Decision:
     job = observed.job
     status = _with_plan(observed.status, job)
     status = _follow(status, observed, clock)
+    status = with_usage(status, observed, clock)
     status = _run_again(status, job, clock)
     if not status.is_terminal:
         is_ready = not leftovers(status, observed, clock) and not workspace_problem(observed)
         status = _advance(status, job, is_ready=is_ready, now=clock)
     is_clear = not leftovers(status, observed, clock)  # a stop leaves something over
     status = with_conditions(status, observed, is_clear=is_clear, now=clock)
+    status = with_served(status, observed, now=clock)
     due = requeue_at(status, observed, clock)
-    return Decision(actions_for(status, observed, clock), status, due)
+    actions = (*serve_actions(status, observed), *actions_for(status, observed, clock))
+    return Decision(actions, status, due)
 
 
 def _run_again(status: JobStatus, job: JobView, now: int) -> JobStatus:
@@ -87,7 +97,7 @@ def _follow(status: JobStatus, observed: Observed, now: int) -> JobStatus:
         return end(status, job, gone(), now)
     if view is None or not (view.has_main or attempt.seen):
         return end(status, job, gone(), now) if attempt.seen else status
-    attempt = _counted(attempt, plan, view, now)
+    attempt = _counted(attempt, plan, view, observed, now)
     status = _with_progress(replace(status, attempt=attempt), plan, view, now)
     verdict = judge(plan, attempt, view, job=job, now=now)
     if verdict:
@@ -105,20 +115,31 @@ def _follow(status: JobStatus, observed: Observed, now: int) -> JobStatus:
     return status
 
 
-def _counted(attempt: Attempt, plan: StagePlan, view: AttemptView, now: int) -> Attempt:
-    """The live attempt, marked as seen, with the time since when it is short of pods."""
+def _counted(
+    attempt: Attempt, plan: StagePlan, view: AttemptView, observed: Observed, now: int
+) -> Attempt:
+    """The live attempt, marked as seen, with since when it has too few pods, or too many."""
     running = sum(p.phase != "Pending" and p.phase != "Failed" for p in view.pods)
     short = running < plan.min_pods and not view.is_suspended  # a queue's wait has no limit here
     before = attempt.short_since
     since = (now if before is None else before) if short else None
-    return replace(attempt, seen=attempt.seen or view.has_main, short_since=since)
+    attempt = replace(attempt, seen=attempt.seen or view.has_main, short_since=since)
+    if waits_too_long(attempt, observed.job, now) and is_eldest(observed.job, observed.rivals):
+        # The others make room, which takes a while. Where that brought nothing, it is their turn.
+        is_nearer = attempt.kept_pods is None or running > attempt.kept_pods
+        attempt = replace(attempt, short_since=now, kept_pods=running) if is_nearer else attempt
+    return with_surplus(attempt, view, observed.job, now)
+
+
+def _goes_back(answer: Progress, before: ProgressStatus) -> bool:
+    return answer.phase not in NO_STEP_YET and answer.step < before.step
 
 
 def _with_progress(status: JobStatus, plan: StagePlan, view: AttemptView, now: int) -> JobStatus:
     answer, before = view.progress, status.progress
     if answer is None:
         return status
-    is_news = before is None or answer.phase != before.phase or answer.step < before.step
+    is_news = before is None or answer.phase != before.phase or _goes_back(answer, before)
     if before and not is_news and now - before.updated_at < PROGRESS_PERIOD_SECONDS:
         return status
     speed = answer.tokens_per_second
@@ -127,7 +148,7 @@ def _with_progress(status: JobStatus, plan: StagePlan, view: AttemptView, now: i
         eta = int(max(0, answer.steps - answer.step) * plan.tokens_per_step / speed)
     progress = ProgressStatus(
         phase=answer.phase,
-        step=max(answer.step, before.step if before and answer.phase == "start" else 0),
+        step=max(answer.step, before.step if before and answer.phase in NO_STEP_YET else 0),
         steps=answer.steps,
         updated_at=now,
         loss=answer.loss,
@@ -149,9 +170,9 @@ def _advance(status: JobStatus, job: JobView, *, is_ready: bool, now: int) -> Jo
             stop = Verdict("Stopped", "Suspended", message="the job is suspended")
             status = end(status, job, stop, now)
         return replace(status, started_at=None, retry_at=None)
-    limit = deadline(status, job)
-    if limit is not None and now >= limit:
-        return past_deadline(status, job, now)
+    over = past_limit(status, job, now)
+    if over is not None:
+        return over
     if status.attempt and needs_new_size(status.attempt, job):
         stop = Verdict("Stopped", "Resized", message=f"{job.min_nodes} to {job.max_nodes} nodes")
         return end(status, job, stop, now)

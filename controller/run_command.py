@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -75,6 +76,9 @@ def run_job(job: PanguJob, workspace: Path) -> int:
     with folder.locked():
         generation, before = folder.load()
         view = job_view(job, generation=generation, backoff_seconds=BACKOFF_SECONDS)
+        view = replace(
+            view, surplus_seconds=None
+        )  # nobody else waits for what a folder's pods hold
         hashes = {plan.name: plan.settings_hash for plan in view.stages}
         status = reopened(before, hashes, kept=_kept(before, view, folder))
         folder.save_job()

@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 from k8s import names
-from k8s.status import Condition, JobStatus, PastAttempt, StageStatus, Truth
+from k8s.status import Condition, JobStatus, PastAttempt, ServiceStatus, StageStatus, Truth
 
 HISTORY_LIMIT: Final = 10
 PROGRESS_PERIOD_SECONDS: Final = 10
+S = TypeVar("S", JobStatus, ServiceStatus)
 
 
 def with_stage(status: JobStatus, stage: StageStatus) -> JobStatus:
@@ -29,16 +30,15 @@ def with_restart(status: JobStatus, cause: str) -> JobStatus:
     return replace(status, restarts=counts)
 
 
-def with_condition(
-    status: JobStatus, kind: str, truth: Truth, *, reason: str, message: str, now: int
-) -> JobStatus:
+def with_condition(status: S, kind: str, truth: Truth, *, reason: str, message: str, now: int) -> S:
     """The status with a condition set; its transition time moves only when its status flips."""
     before = status.condition(kind)
     since = before.last_transition_time if before and before.status == truth else now
     after = Condition(kind, truth, reason, message, since, status.observed_generation)
-    others = tuple(c for c in status.conditions if c.type != kind)
+    if before is None:
+        return replace(status, conditions=(*status.conditions, after))
     conditions = tuple(after if c.type == kind else c for c in status.conditions)
-    return replace(status, conditions=conditions if before else (*others, after))
+    return replace(status, conditions=conditions)
 
 
 def reopened(

@@ -8,7 +8,8 @@ import click
 
 from controller.cluster.access import cluster, cluster_options, get_job
 from controller.cluster.kinds import JOB
-from k8s.status import JobStatus, from_dict
+from controller.usage import SECONDS_PER_HOUR, counted
+from k8s.status import GpuUsage, JobStatus, from_dict
 
 Object = dict[str, Any]
 COLUMNS = ("NAME", "PHASE", "STAGE", "STEP", "LOSS", "RESTARTS", "AGE")
@@ -33,7 +34,7 @@ def status(
             raise SystemExit(follow(api, name))
         else:
             item = get_job(api, name)
-            click.echo(json.dumps(item) if as_json else details(item))
+            click.echo(json.dumps(item) if as_json else details(item, time.time()))
 
 
 def table(items: list[Object], now: float) -> str:
@@ -46,7 +47,7 @@ def table(items: list[Object], now: float) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def details(item: Object) -> str:
+def details(item: Object, now: float) -> str:
     """A job in full: stages, conditions that say something, what became of earlier attempts."""
     found = from_dict(item.get("status") or {})
     lines = [f"{item['metadata']['name']}: {found.phase}"]
@@ -56,12 +57,29 @@ def details(item: Object) -> str:
         for c in found.conditions
         if c.message
     ]
+    if found.gpu:
+        lines.append(f"  {_hours(counted(found.gpu, int(now)))}")
     for past in found.history:
         message = f": {past.message}" if past.message else ""
         lines.append(
             f"  {past.stage} attempt {past.number}: {past.outcome} ({past.cause}){message}"
         )
     return "\n".join(lines)
+
+
+def _hours(usage: GpuUsage) -> str:
+    parts = (
+        f"{seconds / SECONDS_PER_HOUR:.1f} {word}"
+        for word, seconds in (
+            ("redone", usage.redone_seconds),
+            ("waiting", usage.waiting_seconds),
+            ("surplus", usage.surplus_seconds),
+        )
+        if seconds
+    )
+    wasted = ", ".join(parts)
+    used = f"GPU hours: {usage.used_seconds / SECONDS_PER_HOUR:.1f}"
+    return f"{used} (of them {wasted})" if wasted else used
 
 
 def _stage_line(found: JobStatus, name: str) -> str:

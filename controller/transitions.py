@@ -40,12 +40,22 @@ def transitions(before: JobStatus, after: JobStatus) -> tuple[Change, ...]:
     if after.phase != before.phase and after.phase in _PHASES:
         is_failure = after.phase == "Failed"
         changes.append(Change(after.phase, _PHASES[after.phase], is_warning=is_failure))
-    return tuple(changes)
+    return (*changes, *_served(before, after))
 
 
 def duration(stage: StageStatus) -> str:
     """How long a finished stage took."""
     return f"in {(stage.ended_at or 0) - (stage.started_at or 0)} s" if stage.ended_at else ""
+
+
+def _served(before: JobStatus, after: JobStatus) -> tuple[Change, ...]:
+    """What became of the service that the job asks for."""
+    was, now = before.condition("Served"), after.condition("Served")
+    if now is None or not now.message or (was and was.reason == now.reason):
+        return ()
+    if now.status == "True":
+        return (Change("Serving", f"{now.message} serves the model"),)
+    return (Change(now.reason, now.message, is_warning=True),)
 
 
 def _ended(past: PastAttempt) -> Change:

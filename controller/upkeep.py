@@ -4,6 +4,7 @@ import math
 
 from controller.actions import Action, Create, Delete, Kill, MakeClaim, Release, Remove, Scale
 from controller.observe import AttemptView, JobView, Observed, PodView
+from controller.size import wanted_replicas
 from k8s.status import JobStatus
 
 
@@ -32,9 +33,9 @@ def _scaling(status: JobStatus, observed: Observed) -> list[Action]:
     """Ask for as many workers as the job wants now; a queue's own business is left to it."""
     live, job = status.attempt, observed.job
     view = observed.attempt(live.stage, live.number) if live else None
-    if view is None or view.replicas is None or not view.has_main or job.is_queued:
+    if live is None or view is None or view.replicas is None or not view.has_main or job.is_queued:
         return []
-    wanted = job.max_nodes
+    wanted = wanted_replicas(live, job)
     return [Scale(view.stage, view.number, wanted)] if view.replicas != wanted else []
 
 

@@ -14,6 +14,7 @@ from pangu_core.errors import EXIT_STOPPED, ConfigError, RendezvousError, StallE
 from pangu_core.messages import Termination
 
 MESSAGE_LIMIT: Final = 1_000
+PENDING_TOO_LONG: Final = "PendingTooLong"
 FIRST_REPLACING_CODE: Final = 128
 # The kubelet's reason, and the launcher's word for it when the kernel killed one of its ranks.
 OUT_OF_MEMORY: Final = "OOMKilled"
@@ -174,14 +175,19 @@ def _object_verdict(plan: StagePlan, view: AttemptView) -> Verdict | None:
     return None
 
 
-def _pending_too_long(attempt: Attempt, job: JobView, now: int) -> Verdict | None:
+def waits_too_long(attempt: Attempt, job: JobView, now: int) -> bool:
+    """Whether an attempt has had fewer pods than its minimum for as long as it may."""
     if job.pending_seconds is None or attempt.short_since is None:
-        return None
-    if now < attempt.short_since + job.pending_seconds:
+        return False
+    return now >= attempt.short_since + job.pending_seconds
+
+
+def _pending_too_long(attempt: Attempt, job: JobView, now: int) -> Verdict | None:
+    if not waits_too_long(attempt, job, now):
         return None
     return Verdict(
         "Stopped",
-        "PendingTooLong",
+        PENDING_TOO_LONG,
         message=f"fewer pods than the minimum ran for {job.pending_seconds} s",
     )
 

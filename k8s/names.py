@@ -14,6 +14,7 @@ SERVICE_KIND: Final = "PanguService"
 # In the order in which they run.
 STAGES: Final = ("fetch", "convert", "split", "preprocess", "train", "merge", "export")
 TRAIN: Final = "train"
+MERGE: Final = "merge"
 
 # An object is called <job>-<stage>-<attempt>, and the longest name made from it is a trainer's:
 # <job>-train-9999-worker-9999, a host name of at most 63 characters.
@@ -31,9 +32,11 @@ APPLICATION_LABELS: Final = {
     "app.kubernetes.io/name": "pangu-finetune",
     "app.kubernetes.io/managed-by": "pangu",
 }
+# Of what is applied: a checksum of what was asked for.
+APPLIED_ANNOTATION: Final = f"{GROUP}/applied"
 CHECKSUM_ANNOTATION: Final = f"{GROUP}/config-checksum"
-# Of a PanguService: the uid of the job that made it, or brought it up to date.
-SERVED_BY_ANNOTATION: Final = f"{GROUP}/served-by"
+# Of a PanguService: another value rolls its pods, for the files of its model are others.
+MODEL_VERSION_ANNOTATION: Final = f"{GROUP}/model-version"
 RESERVED_LABEL_DOMAINS: Final = (GROUP, "training.kubeflow.org")
 RESERVED_LABELS: Final = (COMPONENT_LABEL, *APPLICATION_LABELS)
 

@@ -129,6 +129,12 @@ class Resources(Settings):
     requests: Annotated[dict[Name, Quantity], Field(max_length=FEW)] = Field(default_factory=dict)
     limits: Annotated[dict[Name, Quantity], Field(max_length=FEW)] = Field(default_factory=dict)
 
+    @property
+    def gpus(self) -> int:
+        """Whole GPUs among the devices: those of a resource that is called ``.../gpu``."""
+        asked = {**self.requests, **self.limits}
+        return sum(int(v) for k, v in asked.items() if k.endswith("/gpu") and v.isdecimal())
+
     def without_devices(self) -> "Resources":
         """The same without extended resources, whose names have a domain (GPUs, RDMA)."""
         return Resources(

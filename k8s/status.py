@@ -104,9 +104,19 @@ class Attempt:
     """Its main object was observed, so its absence means deletion."""
     short_since: Time | None = None
     """Since when fewer pods than the minimum run."""
+    kept_pods: int | None = None
+    """How many ran when it kept them, though short, as the eldest of those that wait."""
     min_nodes: int | None = None
     """Of training: the world sizes that its pods were told."""
     max_nodes: int | None = None
+    replicas: int | None = None
+    """Workers asked for, where surplus ones were given back; else all that the job may have."""
+    surplus_since: Time | None = None
+    """Since when pods run that the gang has no place for."""
+    regrow_at: Time | None = None
+    """When all workers are asked for again."""
+    give_backs: int = 0
+    """How often in a row surplus was given back."""
     exits: tuple[PodExit, ...] = ()
 
 
@@ -166,6 +176,29 @@ class ProgressStatus:
 
 
 @dataclass(frozen=True)
+class GpuUsage:
+    """GPU-seconds up to a moment, and the rates since then."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CAMEL
+    used_seconds: int = 0
+    """All that running pods held."""
+    redone_seconds: int = 0
+    """Of them, for steps that had been made before."""
+    waiting_seconds: int = 0
+    """Of them, from the start of pods and rounds to the first step."""
+    surplus_seconds: int = 0
+    """Of them, by pods that the gang had no place for."""
+    counted_at: Time | None = None
+    held: int = 0
+    """GPUs of running pods."""
+    surplus: int = 0
+    """Of them, those of surplus pods."""
+    doing: Literal["nothing", "wait", "train", "redo"] = "nothing"
+    """What the others do."""
+    furthest_step: int = 0
+
+
+@dataclass(frozen=True)
 class Summary:
     """What ``kubectl get`` shows: a column can show one field, and as it is."""
 
@@ -197,6 +230,8 @@ class JobStatus:
     retry_at: Time | None = None
     progress: ProgressStatus | None = None
     summary: Summary | None = None
+    gpu: GpuUsage | None = None
+    """Of the whole job, all its attempts and starts; none without GPUs."""
     started_at: Time | None = None
     """First attempt since the job was created or resumed."""
     completed_at: Time | None = None
@@ -232,20 +267,35 @@ class ServiceStatus:
     """Of its pods, as text: the scale subresource reads it."""
     address: str | None = None
 
+    def condition(self, kind: str) -> Condition | None:
+        """The condition of a type."""
+        return next((c for c in self.conditions if c.type == kind), None)
 
-def to_dict(status: JobStatus) -> dict[str, Any]:
+
+def to_dict(status: JobStatus | ServiceStatus) -> dict[str, Any]:
     """JSON-ready camelCase values; what is not set is left out."""
-    values: dict[str, Any] = _adapter().dump_python(
+    adapter: TypeAdapter[Any] = _of_jobs() if isinstance(status, JobStatus) else _of_services()
+    values: dict[str, Any] = adapter.dump_python(
         status, mode="json", by_alias=True, exclude_none=True
     )
     return values
 
 
 def from_dict(values: Mapping[str, Any]) -> JobStatus:
-    """Read back what ``to_dict`` gave; unknown keys are dropped."""
-    return _adapter().validate_python(dict(values))
+    """Read back what ``to_dict`` gave of a job; unknown keys are dropped."""
+    return _of_jobs().validate_python(dict(values))
+
+
+def service_from_dict(values: Mapping[str, Any]) -> ServiceStatus:
+    """Read back what ``to_dict`` gave of a service; unknown keys are dropped."""
+    return _of_services().validate_python(dict(values))
 
 
 @cache
-def _adapter() -> TypeAdapter[JobStatus]:
+def _of_jobs() -> TypeAdapter[JobStatus]:
     return TypeAdapter(JobStatus)
+
+
+@cache
+def _of_services() -> TypeAdapter[ServiceStatus]:
+    return TypeAdapter(ServiceStatus)

@@ -77,8 +77,12 @@ class Launchers:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _ask(self, key: Key, memory: _Memory, addresses: Sequence[str]) -> None:
-        answers = (ask(address, self._port) for address in addresses)
-        latest = next((a for a in answers if a is not None and a.phase != "wait"), None)
+        latest = None
+        for address in addresses:
+            answer = ask(address, self._port)
+            latest = answer or latest
+            if answer is not None and answer.phase != "wait":
+                break  # it is one of the gang's
         with self._lock:
             before, memory.answer, memory.under_way = memory.answer, latest, False
         if before is None or latest is None or before.phase != latest.phase:

@@ -14,7 +14,10 @@ from prometheus_client.registry import Collector
 from controller.cluster import kinds
 from controller.cluster.cache import Cache, Key
 from controller.cluster.work_queue import WorkQueue
+from controller.usage import counted
+from k8s.status import GpuUsage, from_dict
 
+_GPU_PARTS: Final = ("used", "redone", "waiting", "surplus")
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -67,3 +70,20 @@ class _Now(Collector):
         for phase, count in sorted(phases.items()):
             family.add_metric([phase], count)
         yield family
+        yield self._gpu_seconds()
+
+    def _gpu_seconds(self) -> GaugeMetricFamily:
+        totals = Counter(dict.fromkeys(_GPU_PARTS, 0))
+        for item in self._cache.all(kinds.JOB):
+            if "gpu" in item.get("status", {}):
+                usage = from_dict({"gpu": item["status"]["gpu"]}).gpu or GpuUsage()
+                present = counted(usage, int(time.time()))
+                totals.update({part: getattr(present, f"{part}_seconds") for part in _GPU_PARTS})
+        family = GaugeMetricFamily(
+            "pangu_gpu_seconds",
+            "GPU-seconds of the PanguJobs that exist: used, and which of them were wasted",
+            labels=["part"],
+        )
+        for part, seconds in totals.items():
+            family.add_metric([part], seconds)
+        return family

@@ -1,14 +1,25 @@
 """What a job depends on beside its own objects: its claim, the nodes, and why pods are not made."""
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from controller.cluster.api import Api, ApiError
+from controller.cluster.cache import Key
 from controller.cluster.kinds import EVENT, POD
-from controller.observe import MAIN_KINDS, ClaimView, Waiting, is_of_the_store
+from controller.observe import (
+    MAIN_KINDS,
+    ClaimView,
+    FoundService,
+    JobView,
+    Rival,
+    Waiting,
+    is_of_the_store,
+)
+from controller.verdict import PENDING_TOO_LONG, waits_too_long
 from k8s import names
-from k8s.status import Attempt
+from k8s.status import Attempt, JobStatus, from_rfc3339
 
 Object = dict[str, Any]
 PERIOD_SECONDS: Final = 10.0
@@ -25,6 +36,24 @@ def claim_view(claims: Iterable[Object], namespace: str, name: str) -> ClaimView
     return None
 
 
+def found_service(services: Iterable[Object], key: Key) -> FoundService | None:
+    """The PanguService that has a job's name; None if there is none."""
+    for service in services:
+        metadata = service["metadata"]
+        if (metadata["namespace"], metadata["name"]) == key[1:]:
+            return FoundService(
+                is_ours=is_made_by(service, key[2]),
+                version=metadata.get("annotations", {}).get(names.MODEL_VERSION_ANNOTATION, ""),
+            )
+    return None
+
+
+def is_made_by(service: Object, job: str) -> bool:
+    """Whether a job of this name made a PanguService."""
+    wanted = names.APPLICATION_LABELS | {names.JOB_LABEL: job}
+    return bool(wanted.items() <= service["metadata"].get("labels", {}).items())
+
+
 def lost_nodes(nodes: Iterable[Object]) -> frozenset[str]:
     """Names of nodes whose kubelet is not heard of."""
     return frozenset(
@@ -32,6 +61,30 @@ def lost_nodes(nodes: Iterable[Object]) -> frozenset[str]:
         for node in nodes
         if any(c["type"] == "Ready" and c["status"] != "True" for c in node["status"]["conditions"])
     )
+
+
+def rivals(
+    jobs: Iterable[Object], job: JobView, status: JobStatus, now: float
+) -> tuple[Rival, ...]:
+    """Other jobs that wait for pods, asked for only when this one has waited for too long."""
+    if status.attempt is None or not waits_too_long(status.attempt, job, math.floor(now)):
+        return ()
+    return tuple(
+        Rival(from_rfc3339(other["metadata"]["creationTimestamp"]), other["metadata"]["uid"])
+        for other in jobs
+        if other["metadata"]["uid"] != job.uid
+        and "pendingSeconds" in other["spec"].get("limits", {})
+        and "queue" not in other["spec"]
+        and lacks_pods(other["status"])
+    )
+
+
+def lacks_pods(status: Object) -> bool:
+    """Whether a job has too few pods, or gave them back and waits for its next attempt."""
+    if "attempt" in status:
+        return "shortSince" in status["attempt"]
+    last = (status.get("history") or [{}])[-1]
+    return "retryAt" in status and last.get("cause") == PENDING_TOO_LONG
 
 
 class Troubles:

@@ -15,10 +15,11 @@ from typing import Any, Final
 from controller.cluster.actuator import Actuator
 from controller.cluster.api import Api, ApiError
 from controller.cluster.cache import Cache, Key
-from controller.cluster.kinds import CLAIM, JOB, NODE, POD
+from controller.cluster.kinds import CLAIM, JOB, NODE, POD, SERVICE
 from controller.cluster.launchers import Launchers
-from controller.cluster.recorder import COMPONENT, Recorder
-from controller.cluster.surroundings import Troubles, claim_view, lost_nodes
+from controller.cluster.recorder import Recorder
+from controller.cluster.status_writer import write_status
+from controller.cluster.surroundings import Troubles, claim_view, found_service, lost_nodes, rivals
 from controller.jobs import job_view
 from controller.observe import JobView, Observed, attempts_of, is_of_the_store
 from controller.reconcile import reconcile
@@ -28,7 +29,7 @@ from k8s import names
 from k8s.defaults import with_pod_defaults
 from k8s.placement import PodSettings
 from k8s.spec import PanguJob, read_job
-from k8s.status import JobStatus, from_dict, to_dict
+from k8s.status import JobStatus, from_dict, from_rfc3339
 from pangu_core.errors import ConfigError
 
 Object = dict[str, Any]
@@ -106,7 +107,7 @@ class JobWorker:
         observed = self._observe(key, form.view, status, own)
         decision = reconcile(observed, now)
         if decision.status != status:
-            item = self._write(item, decision.status)
+            item = write_status(self._api, self._cache, item, decision.status)
             self._tell(item, status, decision.status)
         try:
             for action in decision.actions:
@@ -129,6 +130,8 @@ class JobWorker:
                 trouble=self._troubles.of(status.attempt, own),
             ),
             claim=claim_view(self._cache.all(CLAIM), key[1], view.claim),
+            rivals=rivals(self._cache.all(JOB), view, status, self._clock()),
+            service=found_service(self._cache.all(SERVICE), key) if view.serves else None,
             refusal=self._refusals.get(key, ""),
         )
 
@@ -160,7 +163,8 @@ class JobWorker:
             return known
         try:
             job = with_pod_defaults(read_job(item), self._pod_defaults)
-            view = job_view(job, generation=metadata["generation"])
+            created_at = from_rfc3339(metadata["creationTimestamp"])
+            view = job_view(job, generation=metadata["generation"], created_at=created_at)
             form = _Read(metadata["uid"], metadata["generation"], job, view)
         except ConfigError as error:
             form = _Read(metadata["uid"], metadata["generation"], error, None)
@@ -178,36 +182,10 @@ class JobWorker:
             now=math.floor(now),
         )
         if after != status:
-            item = self._write(item, after)
+            item = write_status(self._api, self._cache, item, after)
             self._recorder.tell(item, "Invalid", str(form.job), is_warning=True)
 
     # Writes
-
-    def _write(self, item: Object, status: JobStatus) -> Object:
-        """Store the status, if nobody wrote the object since it was read."""
-        metadata = item["metadata"]
-        body = {
-            "apiVersion": item["apiVersion"],
-            "kind": item["kind"],
-            "metadata": {
-                "name": metadata["name"],
-                "namespace": metadata["namespace"],
-                "uid": metadata["uid"],
-                "resourceVersion": metadata["resourceVersion"],
-            },
-            "status": to_dict(status),
-        }
-        written = self._api.apply(JOB, body, manager=COMPONENT, part="status")
-        after = {
-            **item,
-            "metadata": {
-                **metadata,
-                "resourceVersion": written["metadata"]["resourceVersion"],
-            },
-            "status": written["status"],
-        }
-        self._cache.put(JOB, after)
-        return after
 
     def _tell(self, item: Object, before: JobStatus, after: JobStatus) -> None:
         for change in transitions(before, after):
@@ -215,12 +193,15 @@ class JobWorker:
 
 
 def key_of(item: Object) -> Key | None:
-    """The key of the job that an object belongs to; a job's own for itself."""
+    """The key of the job or service that an object belongs to; its own for one of these."""
     metadata = item["metadata"]
-    if item["kind"] == JOB.name:
-        return JOB.name, metadata["namespace"], metadata["name"]
-    job = metadata.get("labels", {}).get(names.JOB_LABEL)
-    return (JOB.name, metadata["namespace"], job) if job else None
+    if item["kind"] in (JOB.name, SERVICE.name):
+        return item["kind"], metadata["namespace"], metadata["name"]
+    marks = metadata.get("labels", {})
+    for kind, label in ((JOB, names.JOB_LABEL), (SERVICE, names.SERVICE_LABEL)):
+        if label in marks:
+            return kind.name, metadata["namespace"], marks[label]
+    return None
 
 
 def _by_owner(objects: Iterable[Object], uid: str) -> tuple[list[Object], list[Object]]:

@@ -2,8 +2,11 @@
 
 import pytest
 
+from k8s import names
+from pangu_core.messages import Progress
 from tests.cluster.access import eventually
-from tests.cluster.jobs import PATIENCE_SECONDS
+from tests.cluster.behaviour import Behaviour, Pod
+from tests.cluster.jobs import JOB, PATIENCE_SECONDS, until_training
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -18,3 +21,29 @@ def test_a_cancelled_job_gives_its_pods_back_and_runs_again_from_a_stage(jobs):
     jobs.pangu("rerun", "novel", "--from", "train")
     jobs.wait_for_pods("train", 2, attempt=2)
     assert jobs.status()["stages"][0]["attempt"] == 1
+
+
+def test_a_trainer_that_waits_for_the_rest_of_a_unit_is_given_back(jobs):
+    def report() -> Progress:
+        return Progress(phase="step", step=7, steps=100, round=1, world_size=2)
+
+    def policy(pod: Pod) -> Behaviour:
+        if pod["metadata"]["labels"].get(names.COMPONENT_LABEL) != "train":
+            return until_training(pod)
+        is_last = pod["metadata"]["name"].endswith("worker-3")
+        return Behaviour(unschedulable="no GPU is free" if is_last else "", progress=report)
+
+    jobs.stand_in.policy = policy
+    train = {**JOB["spec"]["train"], "tensorParallel": 2, "nodes": {"min": 2, "max": 4}}
+    jobs.create(train=train, pods={}, limits={"surplusSeconds": 12})
+    jobs.wait_for_pods("train", 3, attempt=1)
+    jobs.wait(lambda s: s.get("gpu", {}).get("surplus") == 1)
+    assert jobs.wait_for_pods("train", 2, attempt=1) == [
+        "novel-train-1-worker-0",
+        "novel-train-1-worker-1",
+    ]
+    status = jobs.wait(lambda s: s["gpu"]["held"] == 2)
+    assert status["gpu"]["surplusSeconds"] >= 12
+    assert status["gpu"]["usedSeconds"] > status["gpu"]["surplusSeconds"]
+    assert {past["stage"] for past in status["history"]} == {"preprocess"}
+    assert "surplus" in jobs.pangu("status", "novel")

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.actions import Create, Delete, Release
+from controller.actions import Create, Delete, Release, Scale
 from controller.observe import AttemptView, JobView, Observed, PodView, StagePlan
 from controller.reconcile import reconcile
+from controller.usage import counted
 from k8s.status import JobStatus, from_dict, to_dict
 from pangu_core.messages import Progress, Termination
 
@@ -25,7 +26,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("rerun"), st.sampled_from(STAGES)),
     st.tuples(st.just("crash")),
     st.tuples(st.just("wait"), st.integers(1, 400)),
-    st.tuples(st.just("answer"), st.integers(0, 9), st.sampled_from([1.0, 1e4])),
+    st.tuples(st.just("answer"), st.integers(0, 9), st.sampled_from([1.0, 1e4]), st.integers(0, 3)),
 )
 
 
@@ -44,13 +45,24 @@ class Cluster:
             self.num_created[key] = self.num_created.get(key, 0) + 1
             count = 3 if action.stage == "train" else 1
             pods = tuple(self.new_pod(str(i)) for i in range(count))
-            self.views[key] = AttemptView(*key, pods=pods, has_helpers=count > 1)
+            replicas = count if count > 1 else None
+            self.views[key] = AttemptView(*key, pods=pods, has_helpers=count > 1, replicas=replicas)
+        elif isinstance(action, Scale):
+            self.scale(key, action.replicas)
         elif isinstance(action, Delete):
             self.views[key] = replace(self.views[key], deleting=True, has_main=False)
         elif isinstance(action, Release):
             view = self.views[key]
             assert not any(pod.is_active for pod in view.pods), "pods lost their store"
             self.views[key] = replace(view, has_helpers=False)
+
+    def scale(self, key, replicas):
+        view = self.views[key]
+        assert 1 <= replicas <= 3
+        pods = [p for p in view.pods if int(p.replica) < replicas]
+        there = {p.replica for p in pods if p.is_active}
+        pods += [self.new_pod(str(i)) for i in range(replicas) if str(i) not in there]
+        self.views[key] = replace(view, replicas=replicas, pods=tuple(pods))
 
     def new_pod(self, replica):
         self.num_pods += 1
@@ -115,8 +127,10 @@ class Cluster:
         elif name == "vanish":
             self.views = dict(list(self.views.items())[:-1])
         elif name == "answer":
-            step, age = values
-            answer = Progress(phase="step", step=step, steps=9, last_step_age_seconds=age)
+            step, age, nodes = values
+            answer = Progress(
+                phase="step", step=step, steps=9, last_step_age_seconds=age, world_size=nodes
+            )
             for key, view in self.views.items():
                 has_launcher = key[0] == "train" and any(p.phase == "Running" for p in view.pods)
                 self.views[key] = replace(view, progress=answer if has_launcher else None)
@@ -152,6 +166,10 @@ class World:
         states = [s.is_done for s in decision.status.stages]
         assert states == sorted(states, reverse=True), "a stage was lost"
         assert len(decision.status.stages) == len(STAGES)
+        if decision.status.gpu:
+            gpu = counted(decision.status.gpu, self.now)
+            wasted = gpu.waiting_seconds + gpu.redone_seconds + gpu.surplus_seconds
+            assert wasted <= gpu.used_seconds
         recent = [t for t in decision.status.charges if t > self.now - 3_600]
         assert len(recent) <= self.job.restart_limit + (decision.status.phase == "Failed")
 
@@ -174,8 +192,11 @@ class World:
 @settings(max_examples=400, deadline=None)
 @given(st.lists(EVENTS, max_size=60), st.integers(0, 3), st.sampled_from([None, 300]))
 def test_any_order_of_events_ends_and_never_runs_two_attempts(events, limit, pending):
-    plans = tuple(StagePlan(s, needs_manifest=s == "train") for s in STAGES)
-    job = JobView("novel", "u-1", plans, restart_limit=limit, pending_seconds=pending)
+    plans = tuple(StagePlan(s, needs_manifest=s == "train", gpus=s == "train") for s in STAGES)
+    job = JobView(
+        "novel", "u-1", plans, restart_limit=limit, pending_seconds=pending, max_nodes=3,
+        surplus_seconds=100,
+    )  # fmt: skip
     world = World(job)
     for event in events:
         if event[0] in ("suspend", "cancel"):
