@@ -27,6 +27,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "cancel": ("controller.cluster_commands:cancel", "End a job for good; its results stay."),
     "rerun": ("controller.cluster_commands:rerun", "Run a job again from one of its stages."),
     "delete": ("controller.cluster_commands:delete", "Delete a job; its results stay."),
+    "doctor": ("controller.doctor.command:doctor", "Look for what a cluster lacks for our jobs."),
     "controller": (
         "controller.controller_command:controller",
         "Watch PanguJobs and do what they ask for.",
