@@ -5,13 +5,22 @@ from typing import Any
 
 import click
 
-from controller.cluster.access import cluster, cluster_options, get_job, kind_by_name
+from controller.cluster.access import (
+    cluster,
+    cluster_options,
+    get_either,
+    get_job,
+    kind_by_name,
+)
 from controller.cluster.api import Api
-from controller.cluster.kinds import JOB
+from controller.cluster.kinds import JOB, SERVICE
+from controller.cluster.services import scaled
 from controller.file_commands import FILE, OVERRIDES
+from k8s.serving import manifest_of
 from k8s.spec import PanguJob, PanguService, parse, read_job
 from k8s.stages import find, plan
 from k8s.status import from_dict
+from pangu_core.errors import ConfigError
 
 MANAGER = "pangu"
 NAME = click.argument("name")
@@ -74,12 +83,21 @@ def resume(name: str, context: str | None, namespace: str | None) -> None:
 
 @click.command()
 @NAME
-@click.argument("nodes", type=click.IntRange(1))
+@click.argument("nodes", type=click.IntRange(0))
 @cluster_options
 def scale(name: str, nodes: int, context: str | None, namespace: str | None) -> None:
-    """Let a job train with at most NODES nodes from now on."""
+    """Let a job train with at most NODES nodes from now on, or a service have so many pods.
+
+    NAME is a job's, else a service's; ps/NAME is a service's in any case.
+    """
     with cluster(context, namespace) as api:
-        low = get_job(api, name)["spec"]["train"].get("nodes", {}).get("min", 1)
+        item = get_either(api, name)
+        if item["kind"] == SERVICE.name:
+            click.echo(scaled(api, item, nodes))
+            return
+        if nodes == 0:
+            raise ConfigError("NODES", seen=0, rule="must be at least 1", fix="use 'pangu suspend'")
+        low = item["spec"]["train"].get("nodes", {}).get("min", 1)
         sizes = {"max": nodes, **({"min": nodes} if low > nodes else {})}
         _change(api, name, {"train": {"nodes": sizes}})
     click.echo(f"PanguJob {name}: at most {nodes} nodes")
@@ -121,18 +139,23 @@ def rerun(name: str, stage: str, context: str | None, namespace: str | None) -> 
 @NAME
 @cluster_options
 def delete(name: str, context: str | None, namespace: str | None) -> None:
-    """Delete a job with its pods. What it wrote to the workspace stays."""
+    """Delete a job or a service with its pods. What is in the workspace stays.
+
+    NAME is a job's, else a service's; ps/NAME is a service's in any case.
+    """
     with cluster(context, namespace) as api:
-        item = get_job(api, name)
-        uid = item["metadata"]["uid"]
-        api.delete(JOB, api.namespace, name, uid=uid, propagation="Foreground")
-    click.echo(f"PanguJob {name}: deleted; runs/{name} stays in the workspace")
+        item = get_either(api, name)
+        kind, metadata = kind_by_name(item["kind"]), item["metadata"]
+        name, uid = metadata["name"], metadata["uid"]
+        api.delete(kind, api.namespace, name, uid=uid, propagation="Foreground")
+    kept = f"runs/{name} stays in the workspace" if kind == JOB else "its model stays"
+    click.echo(f"{kind.name} {name}: deleted; {kept}")
 
 
 def _apply(api: Api, each: PanguJob | PanguService, *, dry_run: bool) -> str:
     """Create or change an object; says what happened."""
     kind = kind_by_name(each.kind)
-    manifest = each.dump()
+    manifest = manifest_of(each)
     metadata = manifest["metadata"]
     metadata["namespace"] = metadata.get("namespace") or api.namespace
     query = {"fieldManager": MANAGER, "force": "true", "fieldValidation": "Strict"}

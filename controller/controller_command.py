@@ -1,4 +1,4 @@
-"""``pangu controller``: watch PanguJobs and do what they ask for. What runs in the chart's pods."""
+"""``pangu controller``: watch PanguJobs and PanguServices and do what they ask for. What runs in the chart's pods."""
 
 import os
 import secrets
@@ -32,6 +32,11 @@ EXIT_LOST_LEASE = 1
 @click.option("--all-namespaces", "-A", is_flag=True, help="Watch every namespace.")
 @click.option("--lease-namespace", help="Where the Lease lies; default: the pod's own namespace.")
 @click.option("--watch-nodes", is_flag=True, help="Notice lost nodes; nodes must be readable.")
+@click.option(
+    "--watch-autoscalers",
+    is_flag=True,
+    help="Make autoscalers for services that ask for them; they must be writable.",
+)
 @click.option(
     "--pod-defaults",
     type=click.Path(path_type=Path),

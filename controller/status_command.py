@@ -1,13 +1,15 @@
-"""``pangu status``: the jobs of a namespace, or one of them in full."""
+"""``pangu status``: the jobs and services of a namespace, or one of them in full."""
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from controller.cluster.access import cluster, cluster_options, get_job
-from controller.cluster.kinds import JOB
+from controller.cluster.access import cluster, cluster_options, get_either
+from controller.cluster.kinds import JOB, SERVICE
+from controller.cluster.services import SERVICE_COLUMNS, service_details, service_row
 from controller.usage import SECONDS_PER_HOUR, counted
 from k8s.status import GpuUsage, JobStatus, from_dict
 
@@ -23,26 +25,43 @@ COLUMNS = ("NAME", "PHASE", "STAGE", "STEP", "LOSS", "RESTARTS", "AGE")
 def status(
     name: str | None, watch: bool, as_json: bool, context: str | None, namespace: str | None
 ) -> None:
-    """Show the jobs of a namespace, or one of them in full."""
+    """Show the jobs and services of a namespace, or one of them in full.
+
+    NAME is a job's, else a service's; ps/NAME is a service's in any case.
+    """
     with cluster(context, namespace) as api:
         if name is None:
-            items = api.list(JOB, api.namespace)["items"]
-            click.echo(json.dumps(items) if as_json else table(items, time.time()))
+            jobs, services = (api.list(kind, api.namespace)["items"] for kind in (JOB, SERVICE))
+            if as_json:
+                click.echo(json.dumps([*jobs, *services]))
+                return
+            click.echo(table(jobs, time.time()))
+            if services:
+                click.echo(f"\n{aligned([SERVICE_COLUMNS, *map(service_row, services)])}")
         elif watch:
             from controller.cluster.watching import follow
 
             raise SystemExit(follow(api, name))
         else:
-            item = get_job(api, name)
-            click.echo(json.dumps(item) if as_json else details(item, time.time()))
+            item = get_either(api, name)
+            if as_json:
+                click.echo(json.dumps(item))
+            elif item["kind"] == SERVICE.name:
+                click.echo(service_details(item))
+            else:
+                click.echo(details(item, time.time()))
 
 
 def table(items: list[Object], now: float) -> str:
     """One line a job."""
     if not items:
         return "no PanguJob here; 'pangu submit FILE' creates one"
-    rows = [COLUMNS, *(_row(item, now) for item in items)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    return aligned([COLUMNS, *(_row(item, now) for item in items)])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a table, columns as wide as they have to be."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
 

@@ -79,7 +79,7 @@ def service_context(service: PanguService, *, config_text: str) -> ServiceContex
         config_text=config_text,
         replicas=spec.replicas,
         pod_labels=pods.labels | labels,
-        pod_annotations=pods.annotations | {names.CHECKSUM_ANNOTATION: checksum},
+        pod_annotations=pods.annotations | _versions(service, checksum),
         pod_fields=pod_fields(pods) | ({"affinity": pods.affinity} if pods.affinity else {}),
         image=spec.image,
         image_pull_policy=pods.image_pull_policy,
@@ -98,6 +98,13 @@ def service_context(service: PanguService, *, config_text: str) -> ServiceContex
         prometheus=scale.prometheus,
         waiting_query=_waiting_query(service),
     )
+
+
+def _versions(service: PanguService, checksum: str) -> dict[str, str]:
+    """What a pod was started with: its config's checksum, and its model's version if it has one."""
+    model = service.metadata.annotations.get(names.MODEL_VERSION_ANNOTATION)
+    versions = {names.CHECKSUM_ANNOTATION: checksum}
+    return versions | ({names.MODEL_VERSION_ANNOTATION: model} if model else {})
 
 
 def _waiting_query(service: PanguService) -> str:

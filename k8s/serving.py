@@ -28,10 +28,14 @@ def serve_config(service: PanguService) -> ServeConfig:
     )
 
 
-def service_of(job: PanguJob) -> PanguService | None:
+def service_of(job: PanguJob, version: str) -> PanguService | None:
     """The service that a job asks for at its end; None where it asks for none.
 
     It is not the job's own: nothing of it goes when the job goes.
+
+    Args:
+        job: a checked job.
+        version: of its model; another one rolls the service's pods.
     """
     spec = job.spec
     if spec.serve is None:
@@ -44,7 +48,7 @@ def service_of(job: PanguJob) -> PanguService | None:
             name=job.name,
             namespace=job.metadata.namespace,
             labels=names.APPLICATION_LABELS | {names.JOB_LABEL: job.name},
-            annotations={names.SERVED_BY_ANNOTATION: job.uid},
+            annotations={names.MODEL_VERSION_ANNOTATION: version},
         ),
         spec=ServiceSpec(
             image=spec.image,
@@ -55,16 +59,16 @@ def service_of(job: PanguJob) -> PanguService | None:
     )
 
 
-def manifest_of(service: PanguService) -> dict[str, Any]:
-    """A service as it is applied: no field but those that somebody wrote.
+def manifest_of(each: PanguJob | PanguService) -> dict[str, Any]:
+    """An object as it is applied: no field but those that somebody wrote.
 
-    What is absent is the API server's to fill in, or the cluster's defaults', and the number of pods
-    the autoscaler's, where there is one.
+    What is absent is the API server's to fill in, or the cluster's defaults', and the number of a
+    service's pods the autoscaler's, where there is one.
     """
-    values = service.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
-    if service.spec.autoscale:
+    values = each.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
+    if isinstance(each, PanguService) and each.spec.autoscale:
         values["spec"].pop("replicas", None)
-    return {"apiVersion": service.api_version, "kind": service.kind, **values}
+    return {"apiVersion": each.api_version, "kind": each.kind, **values}
 
 
 def pods_for_serving(wide: PodSettings, ranks: int) -> PodSettings:

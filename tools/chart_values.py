@@ -50,6 +50,9 @@ class Watch(Settings):
     nodes: bool = False
     """Read nodes, by a ClusterRole: pods of a lost node are then replaced at once. Without it a lost
     node is noticed when Kubernetes evicts its pods."""
+    autoscalers: bool = False
+    """Make HorizontalPodAutoscalers, and ScaledObjects where KEDA is, for services that ask for
+    them."""
 
 
 class Crds(Settings):

@@ -7,10 +7,12 @@ from typing import Any, Final, TypeVar
 import click
 
 from controller.cluster.api import Api, ApiError
-from controller.cluster.kinds import JOB, SERVICE
+from controller.cluster.kinds import JOB, SERVICE, Kind
 from pangu_core.errors import ConfigError, PanguError
 
 Object = dict[str, Any]
+# As kubectl's short name has it.
+SERVICE_PREFIX: Final = "ps/"
 F = TypeVar("F", bound=Callable[..., Any])
 _CONTEXT: Final = click.option("--context", help="Context of the kubeconfig.")
 _NAMESPACE: Final = click.option("-n", "--namespace", help="Namespace; default: the context's.")
@@ -65,13 +67,34 @@ def get_job(api: Api, name: str) -> Object:
     Raises:
         ConfigError: there is none of that name, or no such kind.
     """
+    return _get(api, JOB, name)
+
+
+def get_either(api: Api, name: str) -> Object:
+    """The PanguJob of a name, else the PanguService; ``ps/NAME`` is the service in any case.
+
+    Raises:
+        ConfigError: there is neither, or no such kinds.
+    """
+    if name.startswith(SERVICE_PREFIX):
+        return _get(api, SERVICE, name.removeprefix(SERVICE_PREFIX))
     try:
-        return api.get(JOB, api.namespace, name)
+        return get_job(api, name)
+    except ConfigError as error:
+        try:
+            return api.get(SERVICE, api.namespace, name)
+        except ApiError:
+            raise error from None
+
+
+def _get(api: Api, kind: Kind, name: str) -> Object:
+    try:
+        return api.get(kind, api.namespace, name)
     except ApiError as error:
         if not error.is_missing:
             raise
         raise ConfigError(
-            "PanguJob",
+            kind.name,
             seen=f"{api.namespace}/{name}",
             rule="must exist",
             fix="see 'pangu status'; if the kind is unknown, install the chart",

@@ -3,16 +3,29 @@
 from collections.abc import Iterable
 from typing import Any
 
-from controller.actions import Action, Create, Delete, Kill, MakeClaim, Release, Remove, Scale
+from controller.actions import (
+    Action,
+    Create,
+    Delete,
+    Kill,
+    MakeClaim,
+    Notify,
+    Release,
+    Remove,
+    Scale,
+    Serve,
+)
 from controller.cluster.api import Api, ApiError
 from controller.cluster.cache import Cache
-from controller.cluster.kinds import CLAIM, JOB, POD, PYTORCH_JOB, Kind, kind_of
+from controller.cluster.kinds import CLAIM, JOB, POD, PYTORCH_JOB, SERVICE, Kind, kind_of
 from controller.cluster.projections import projected
 from controller.cluster.recorder import COMPONENT
+from controller.cluster.surroundings import is_made_by
 from controller.observe import is_of_the_store
 from k8s import names
-from k8s.render import render_claim, render_stage
-from k8s.spec import PanguJob
+from k8s.render import render_claim, render_notice, render_stage
+from k8s.serving import manifest_of, service_of
+from k8s.spec import PanguJob, read_job
 from pangu_core.errors import ConfigError
 
 Object = dict[str, Any]
@@ -43,24 +56,35 @@ class Actuator:
             ApiError: the server refused, or could not be reached.
             ConfigError: an object of the same name is somebody else's.
         """
-        if isinstance(action, Create):
-            image = self._store_image
-            for manifest in render_stage(job, action.stage, action.attempt, store_image=image):
+        if isinstance(action, Create | Notify):
+            for manifest in self._manifests(action, job):
                 self._create(manifest, job)
         elif isinstance(action, Delete | Release):
             self._delete(action, own)
         elif isinstance(action, Scale):
             self._scale(action, job)
-        elif isinstance(action, Kill):
+        else:
+            self._carry_out_rare(action, job, item)
+
+    def _carry_out_rare(self, action: Action, job: PanguJob, item: Object) -> None:
+        if isinstance(action, Kill):
             self._api.delete(
                 POD, job.metadata.namespace, action.pod, uid=action.uid, grace_seconds=0
             )
         elif isinstance(action, MakeClaim):
             for manifest in render_claim(job):
                 self._ensure(CLAIM, manifest, job.metadata.namespace)
+        elif isinstance(action, Serve):
+            self._serve(read_job(item), action)  # without the cluster's defaults for jobs
         elif isinstance(action, Remove):
             uid = item["metadata"]["uid"]
             self._api.delete(JOB, job.metadata.namespace, job.name, uid=uid)
+
+    def _manifests(self, action: Create | Notify, job: PanguJob) -> list[Object]:
+        image = self._store_image
+        if isinstance(action, Create):
+            return render_stage(job, action.stage, action.attempt, store_image=image)
+        return render_notice(job, action.number, action.body, image=image)
 
     def _create(self, manifest: Object, job: PanguJob) -> None:
         kind = kind_of(manifest)
@@ -72,6 +96,26 @@ class Actuator:
                 rule="must be free for the job's attempt",
                 fix="delete or rename it; the job then goes on by itself",
             )
+
+    def _serve(self, job: PanguJob, action: Serve) -> None:
+        service = service_of(job, action.version)
+        assert service is not None
+        namespace = job.metadata.namespace
+        try:
+            is_free = is_made_by(self._api.get(SERVICE, namespace, job.name), job.name)
+        except ApiError as error:
+            if not error.is_missing:
+                raise
+            is_free = True
+        if not is_free:
+            raise ConfigError(
+                f"serve: PanguService {job.name}",
+                seen="a service of that name that no job made",
+                rule="must be free for the job's service",
+                fix="delete it; the job then makes its own",
+            )
+        stored = self._api.apply(SERVICE, manifest_of(service), manager=COMPONENT)
+        self._cache.put(SERVICE, projected(SERVICE, stored))
 
     def _ensure(self, kind: Kind, manifest: Object, namespace: str | None) -> Object:
         """Create an object unless it exists; returns it as it is stored."""

@@ -18,6 +18,7 @@ from controller.cluster.lease import DEFAULT_TIMING, LeaseLoop, Timing
 from controller.cluster.metrics import Metrics
 from controller.cluster.recorder import Recorder
 from controller.cluster.reflector import Reflector, Source
+from controller.cluster.service_worker import ServiceWorker
 from controller.cluster.territory import Territory
 from controller.cluster.work_queue import WorkQueue
 from controller.cluster.worker import JobWorker, key_of
@@ -33,6 +34,8 @@ FINISH_SECONDS: Final = 4.0
 SILENCE_LIMIT_SECONDS: Final = 600.0
 # Between two looks whether another controller has left a namespace.
 FOREIGN_SECONDS: Final = 30.0
+# What all objects of jobs and services bear, pods included.
+OURS: Final = ",".join(f"{key}={value}" for key, value in names.APPLICATION_LABELS.items())
 logger = logging.getLogger(__name__)
 
 
@@ -43,10 +46,11 @@ class Settings:
     identity: str  # of this replica, unique
     lease_namespace: str
     namespaces: tuple[str, ...] = ()  # none: all
-    pod_defaults: PodSettings = field(default_factory=PodSettings)  # of every job
+    pod_defaults: PodSettings = field(default_factory=PodSettings)  # of every job and service
     store_image: str = ""
     workers: int = 4
     watch_nodes: bool = False
+    watch_autoscalers: bool = False
     progress_port: int = names.PROGRESS_PORT
     timing: Timing = DEFAULT_TIMING
 
@@ -69,6 +73,13 @@ class Manager:
             recorder=self._recorder,
             store_image=settings.store_image,
             pod_defaults=settings.pod_defaults,
+        )
+        self._service_worker = ServiceWorker(
+            api,
+            self._cache,
+            recorder=self._recorder,
+            pod_defaults=settings.pod_defaults,
+            installed=self._installed,
         )
         self._lease = LeaseLoop(
             api,
@@ -154,7 +165,12 @@ class Manager:
     def _work_on(self, key: Key) -> float | None:
         if not self._territory.has(key[1]):
             return time.time() + FOREIGN_SECONDS
-        return self._worker.work(key)
+        worker = self._service_worker if key[0] == kinds.SERVICE.name else self._worker
+        return worker.work(key)
+
+    def _installed(self) -> frozenset[str]:
+        """Kinds that are watched and exist."""
+        return frozenset(r.kind.name for r in self._reflectors if r.is_installed)
 
     def _fail(self, key: Key, error: Exception, *, is_loud: bool) -> None:
         wait = self._queue.retry(key)
@@ -165,21 +181,27 @@ class Manager:
 
 def sources(settings: Settings) -> list[Source]:
     """What a controller watches."""
-    nodes = [Source(kinds.NODE, None)] if settings.watch_nodes else []
-    places = settings.namespaces or (None,)
-    return [source for place in places for source in _sources_in(place)] + nodes
+    found = [source for place in settings.namespaces or (None,) for source in _sources_in(place)]
+    if settings.watch_autoscalers:
+        for place in settings.namespaces or (None,):
+            found.append(Source(kinds.AUTOSCALER, place, selector=OURS))
+            found.append(Source(kinds.SCALED_OBJECT, place, selector=OURS, optional=True))
+    if settings.watch_nodes:
+        found.append(Source(kinds.NODE, None))
+    return found
 
 
 def _sources_in(namespace: str | None) -> list[Source]:
-    own = names.JOB_LABEL
     return [
         Source(kinds.JOB, namespace),
+        Source(kinds.SERVICE, namespace),
         *(
-            Source(kind, namespace, selector=own)
+            Source(kind, namespace, selector=OURS)
             for kind in (
                 kinds.POD, kinds.CONFIG_MAP, kinds.CORE_SERVICE, kinds.DEPLOYMENT, kinds.BATCH_JOB,
+                kinds.DISRUPTION_BUDGET,
             )
         ),
-        Source(kinds.PYTORCH_JOB, namespace, selector=own, optional=True),
+        Source(kinds.PYTORCH_JOB, namespace, selector=OURS, optional=True),
         Source(kinds.CLAIM, namespace),
     ]  # fmt: skip

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from controller.cluster import kinds
 from controller.cluster.kinds import Kind
+from k8s import names
 
 Object = dict[str, Any]
 _METADATA: Final = (
@@ -26,8 +27,20 @@ def marker(item: Object) -> Object:
 
 
 def conditions(item: Object) -> Object:
-    """A Job or a Deployment: its conditions and counts."""
+    """A Job: its conditions and counts."""
     return {"metadata": _metadata(item), "status": item.get("status", {})}
+
+
+def applied(item: Object) -> Object:
+    """Of a service, what has to stay as it was applied, with its status; else the status alone."""
+    if not _is_of_a_service(item):
+        return conditions(item)
+    return {"spec": item["spec"], **conditions(item)}
+
+
+def batch_job(item: Object) -> Object:
+    """A Job: its conditions and counts, and whether it is suspended."""
+    return {**conditions(item), "spec": {"suspend": item["spec"].get("suspend", False)}}
 
 
 def pytorch_job(item: Object) -> Object:
@@ -56,7 +69,7 @@ def pod(item: Object) -> Object:
             "podIP": status.get("podIP"),
             "conditions": [_condition(c) for c in status.get("conditions", ())],
             "containerStatuses": [
-                {"name": c["name"], "state": c.get("state", {})}
+                {key: c[key] for key in _wanted_of_containers(item) if key in c}
                 for c in status.get("containerStatuses", ())
             ],
         },
@@ -85,10 +98,13 @@ PROJECTIONS: Final[Mapping[Kind, Callable[[Object], Object]]] = {
     kinds.JOB: ours,
     kinds.SERVICE: ours,
     kinds.PYTORCH_JOB: pytorch_job,
-    kinds.BATCH_JOB: conditions,
-    kinds.DEPLOYMENT: conditions,
+    kinds.BATCH_JOB: batch_job,
+    kinds.DEPLOYMENT: applied,
+    kinds.DISRUPTION_BUDGET: applied,
+    kinds.AUTOSCALER: applied,
+    kinds.SCALED_OBJECT: applied,
     kinds.CONFIG_MAP: marker,
-    kinds.CORE_SERVICE: marker,
+    kinds.CORE_SERVICE: applied,
     kinds.POD: pod,
     kinds.CLAIM: claim,
     kinds.NODE: node,
@@ -99,6 +115,16 @@ def projected(kind: Kind, item: Object) -> Object:
     """What is kept of an object, with the type that the items of a list leave out."""
     kept = PROJECTIONS[kind](item)
     return {"apiVersion": kind.api_version, "kind": kind.name, **kept}
+
+
+def _is_of_a_service(item: Object) -> bool:
+    return names.SERVICE_LABEL in item["metadata"].get("labels", {})
+
+
+def _wanted_of_containers(pod: Object) -> tuple[str, ...]:
+    """Pods of a job end for good; those of a service are started again in place."""
+    again = ("lastState", "restartCount", "ready") if _is_of_a_service(pod) else ()
+    return ("name", "state", *again)
 
 
 def _metadata(item: Object) -> Object:

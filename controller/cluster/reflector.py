@@ -58,9 +58,16 @@ class Reflector:
         self._failures = 0
         self.heard_at = time.monotonic()
         """When the server last said anything."""
+        self.is_installed = False
+        """Whether the kind exists, as far as is known."""
         self._thread = threading.Thread(
             target=self._run, name=f"reflect-{source.kind.plural}", daemon=True
         )
+
+    @property
+    def kind(self) -> Kind:
+        """What it follows."""
+        return self._source.kind
 
     def start(self) -> None:
         """Begin."""
@@ -88,6 +95,7 @@ class Reflector:
                     version = None
                 elif self._source.optional and error.is_missing:
                     self._cache.replace(self._source.kind, [], self._source.namespace)
+                    self.is_installed = False
                     self._settled.set()
                     version = None
                     self._stopping.wait(ABSENT_WAIT_SECONDS)
@@ -106,6 +114,7 @@ class Reflector:
             query["continue"] = token
         self._cache.replace(self._source.kind, items, self._source.namespace)
         self.heard_at = time.monotonic()
+        self.is_installed = True
         self._settled.set()
         version: str = page["metadata"]["resourceVersion"]
         return version

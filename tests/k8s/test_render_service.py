@@ -194,7 +194,7 @@ def test_objects_have_an_owner_on_a_cluster_only():
 
 def test_a_job_says_what_serves_its_model(job):
     served = service_of(
-        job("serve={replicas: 2, pods: {labels: {a: b}}}", "pods.schedulerName=gangs")
+        job("serve={replicas: 2, pods: {labels: {a: b}}}", "pods.schedulerName=gangs"), "v1"
     )
     assert (served.name, served.spec.model, served.spec.replicas) == (
         "small",
@@ -204,18 +204,20 @@ def test_a_job_says_what_serves_its_model(job):
     assert served.spec.workspace.claim_name == "work"
     assert served.spec.pods.scheduler_name == "gangs"
     assert served.spec.pods.labels == {"a": "b"}
-    assert service_of(job()) is None
+    assert service_of(job(), "v1") is None
 
 
 def test_what_a_job_leaves_out_is_left_to_others(job):
-    manifest = manifest_of(service_of(job("serve={}", "workspace={size: 1Gi}")))
+    manifest = manifest_of(service_of(job("serve={}", "workspace={size: 1Gi}"), "v1"))
     assert manifest["spec"] == {
         "image": "pangu-core:test",
         "workspace": {"claimName": "small-workspace"},
         "model": "runs/small/model",
         "pods": {},
     }
-    scaled = manifest_of(service_of(job("serve={replicas: 2, autoscale: {max: 3, waiting: 1}}")))
+    scaled = manifest_of(
+        service_of(job("serve={replicas: 2, autoscale: {max: 3, waiting: 1}}"), "v1")
+    )
     assert "replicas" not in scaled["spec"]
     assert load(ServiceSpec, scaled["spec"]).autoscale.max == 3
 
@@ -238,5 +240,14 @@ def test_a_trainers_node_is_too_much_for_a_service(wide, resources):
 
 
 def test_several_gpus_for_one_copy_are_not_built():
-    with pytest.raises(ConfigError, match="^tensorParallel: 2: is not built yet; use 1$"):
+    with pytest.raises(ConfigError, match=r"^tensorParallel: 2: is not built yet; use 1$"):
         service("tensorParallel=2")
+
+
+def test_another_model_at_the_same_path_rolls_the_pods(job):
+    first, second = (
+        render_service(service_of(job("serve={}"), version))[2]["spec"]["template"]
+        for version in ("v1", "v2")
+    )
+    assert first["metadata"] != second["metadata"]
+    assert first["spec"] == second["spec"]

@@ -1,0 +1,207 @@
+"""Lives of a service against a real API server and the real Deployment controller."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from controller.cli import main
+from k8s import names
+from pangu_core.errors import ConfigError
+from pangu_core.messages import Termination
+from tests.cluster.access import eventually
+from tests.cluster.behaviour import Behaviour, Pod
+from tests.cluster.stand_in import StandIn
+from tests.cluster.test_controller import DONE, Jobs, condition, crds
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+__all__ = ["crds"]
+
+PATIENCE_SECONDS = 90.0
+SPEC = {
+    "image": "pangu-core:test",
+    "workspace": {"claimName": "work"},
+    "model": "runs/novel/model",
+    "replicas": 2,
+    "apiKeys": {"secretName": "keys"},
+    "pods": {"resources": {"requests": {"cpu": "1000m"}}},
+}
+
+
+class Services(Jobs):
+    """PanguServices of one namespace beside its jobs, and a controller that looks after them."""
+
+    def service_path(self, part: str = "") -> str:
+        path = f"/apis/{names.API_VERSION}/namespaces/{self.namespace}/panguservices"
+        return f"{path}/novel{part}"
+
+    def serve(self, **changes: object) -> None:
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.SERVICE_KIND,
+            "metadata": {"name": "novel"},
+            "spec": SPEC | changes,
+        }
+        self.cluster.request("POST", self.service_path().removesuffix("/novel"), body)
+
+    def edit(self, spec: dict, part: str = "") -> None:
+        kind = "application/merge-patch+json"
+        self.cluster.request("PATCH", self.service_path(part), {"spec": spec}, kind=kind)
+
+    def until(self, look):
+        """The service's status, as soon as ``look(status)`` holds."""
+
+        def found():
+            status = self.cluster.request("GET", self.service_path()).get("status", {})
+            return status if status and look(status) else None
+
+        try:
+            return eventually(found, seconds=PATIENCE_SECONDS)
+        except AssertionError as error:
+            log = self._log.read_text(errors="replace")[-4000:]
+            said = self.cluster.request("GET", self.service_path()).get("status", {})
+            raise AssertionError(f"{error}\n{json.dumps(said, indent=1)}\n{log}") from None
+
+    def until_up_to_date(self, count: int):
+        return self.until(
+            lambda s: (
+                s.get("readyReplicas") == s.get("updatedReplicas") == s.get("replicas") == count
+                and condition(s, "Progressing")["reason"] == "UpToDate"
+            )
+        )
+
+    def child(self, plural: str, group: str = "apis/apps/v1") -> dict:
+        path = f"/{group}/namespaces/{self.namespace}/{plural}/novel"
+        return self.cluster.request("GET", path)
+
+    def children(self) -> list[str]:
+        kinds = "deployments,services,configmaps,poddisruptionbudgets,pods"
+        own = ["-n", self.namespace, "-l", f"{names.SERVICE_LABEL}=novel", "-o", "name"]
+        return self.cluster.kubectl("get", kinds, *own).split()
+
+    def num_events(self, reason: str) -> int:
+        path = f"/api/v1/namespaces/{self.namespace}/events"
+        return sum(e["reason"] == reason for e in self.cluster.request("GET", path)["items"])
+
+
+@pytest.fixture
+def services(
+    crds: None, stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Services]:
+    running = Services(stand_in, tmp_path)
+    monkeypatch.setenv("KUBECONFIG", str(stand_in.cluster.kubeconfig))
+    running.start_controller()
+    yield running
+    running.close()
+
+
+def test_a_service_becomes_available_rolls_scales_and_goes(services, capsys):
+    services.serve()
+    status = services.until_up_to_date(2)
+    assert condition(status, "Available")["status"] == "True"
+    assert status["address"] == f"http://novel.{services.namespace}.svc:8000/v1"
+    budget = services.child("poddisruptionbudgets", "apis/policy/v1")
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert services.child("services", "api/v1")["spec"]["ports"][0]["port"] == 8000
+    before = {pod["metadata"]["name"] for pod in services.stand_in.pods()}
+
+    # Another model: new pods beside the old ones, which stay until the new ones answer.
+    versions = services.child("deployments")["metadata"]["generation"]
+    services.edit({"model": "runs/other/model"})
+    eventually(lambda: services.child("deployments")["metadata"]["generation"] > versions)
+    services.until_up_to_date(2)
+    eventually(lambda: before.isdisjoint(p["metadata"]["name"] for p in services.stand_in.pods()))
+    strategy = services.child("deployments")["spec"]["strategy"]["rollingUpdate"]
+    assert (strategy["maxUnavailable"], strategy["maxSurge"]) == (0, 1)
+    maps = [name for name in services.children() if name.startswith("configmap/")]
+    assert eventually(lambda: len(maps) == 1 or len(services.children()) == 6)
+
+    # By the scale subresource, as an autoscaler does, and by our own command.
+    scale = services.cluster.request("GET", services.service_path("/scale"))
+    assert scale["status"]["selector"] == status["selector"]
+    services.edit({"replicas": 3}, "/scale")
+    services.until_up_to_date(3)
+    assert main(["scale", "novel", "1", "-n", services.namespace]) == 0
+    services.until_up_to_date(1)
+    assert main(["status", "-n", services.namespace]) == 0
+    assert "1/1" in capsys.readouterr().out
+
+    version = services.cluster.request("GET", services.service_path())["metadata"]
+    assert services.num_events("Available") == 1
+    assert services.cluster.request("GET", services.service_path())["metadata"] == version
+
+    assert main(["delete", "novel", "-n", services.namespace]) == 0
+    eventually(lambda: not services.children(), seconds=PATIENCE_SECONDS)
+
+
+def test_what_keeps_pods_from_answering_is_in_the_status(services):
+    services.stand_in.policy = lambda pod: Behaviour(waiting=("ErrImagePull", "no such image"))
+    services.serve()
+    status = services.until(lambda s: condition(s, "Progressing").get("reason") == "ErrImagePull")
+    assert "no such image" in condition(status, "Progressing")["message"]
+    assert condition(status, "Available")["status"] == "False"
+    word = Termination(code=2, error=ConfigError.__name__, message="model: runs/x: not there")
+    failing = Behaviour(exit_code=2, message=word, is_ready=False)
+    services.stand_in.policy = lambda pod: failing
+    status = services.until(lambda s: condition(s, "Progressing").get("reason") == "ConfigError")
+    assert "model: runs/x: not there" in condition(status, "Progressing")["message"]
+    services.stand_in.policy = lambda pod: Behaviour()
+    services.until_up_to_date(2)
+    assert services.num_events("ErrImagePull") == 1
+
+
+def test_a_bad_model_takes_no_pod_from_the_good_one(services):
+    services.serve(replicas=1)
+    services.until_up_to_date(1)
+    (good,) = services.stand_in.pods()
+    old = good["metadata"]["annotations"][names.CHECKSUM_ANNOTATION]
+
+    def policy(pod: Pod) -> Behaviour:
+        is_old = pod["metadata"]["annotations"][names.CHECKSUM_ANNOTATION] == old
+        return Behaviour() if is_old else Behaviour(exit_code=2, is_ready=False)
+
+    services.stand_in.policy = policy
+    services.edit({"model": "runs/missing/model"})
+    status = services.until(lambda s: condition(s, "Progressing")["status"] == "False")
+    assert condition(status, "Available")["status"] == "True"
+    assert status["readyReplicas"] == 1
+    services.edit({"model": SPEC["model"]})
+    services.until_up_to_date(1)
+    assert good["metadata"]["uid"] in {p["metadata"]["uid"] for p in services.stand_in.pods()}
+
+
+def test_an_object_that_is_somebody_elses_is_named_and_left_alone(services):
+    path = f"/api/v1/namespaces/{services.namespace}/services"
+    theirs = {"metadata": {"name": "novel"}, "spec": {"ports": [{"port": 80}]}}
+    services.cluster.request("POST", path, theirs)
+    services.serve()
+    status = services.until(lambda s: condition(s, "Accepted").get("reason") == "Refused")
+    assert "Service novel" in condition(status, "Accepted")["message"]
+    assert services.child("services", "api/v1")["spec"]["ports"][0]["port"] == 80
+    services.cluster.request("DELETE", f"{path}/novel")
+    services.until_up_to_date(2)
+
+
+def test_a_job_makes_its_service_at_its_end_and_takes_nobody_elses_name(services):
+    services.stand_in.policy = lambda pod: (
+        Behaviour()
+        if names.SERVICE_LABEL in pod["metadata"]["labels"]
+        or pod["metadata"]["labels"][names.COMPONENT_LABEL] == "store"
+        else Behaviour(exit_code=0, message=DONE)
+    )
+    services.serve()
+    services.until_up_to_date(2)
+    services.create(serve={"replicas": 1}, pods={"resources": {}})
+    status = services.wait(lambda s: condition(s, "Served").get("reason") == "NameTaken")
+    assert status["phase"] == "Complete"
+    services.cluster.request("DELETE", services.service_path())
+    services.wait(lambda s: condition(s, "Served").get("status") == "True")
+    made = services.until_up_to_date(1)
+    assert condition(made, "Available")["status"] == "True"
+    item = services.cluster.request("GET", services.service_path())
+    assert item["spec"]["model"] == "runs/novel/model"
+    assert "ownerReferences" not in item["metadata"]
+    services.cluster.request("DELETE", services.path("novel"))
+    eventually(lambda: services.num_events("Serving") == 1)
+    assert services.until_up_to_date(1)
