@@ -71,7 +71,7 @@ class Service:
         try:
             wanted = read_request(await _read_json(request))
         except ConfigError as error:
-            raise answers.bad_request(error, _public(field_of(error))) from error
+            raise answers.bad_request(error, field_of(error)) from error
         self._check_name(wanted.model)
         return await self.completions.answer(request, wanted)
 
@@ -139,11 +139,6 @@ async def _read_json(request: Request) -> Any:
         return json.loads(bytes(body))
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body must be JSON: {error}", code="invalid_json") from error
-
-
-def _public(field: str) -> str:
-    """The name that clients know a field by."""
-    return "prompt" if field == "prompts" else field
 
 
 def _json(value: Any) -> Response:
