@@ -4,7 +4,7 @@ Templates hold shape, Python holds logic. Every value goes through one filter, `
 no text a user writes can change the shape of a manifest.
 """
 
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -103,4 +103,10 @@ def _environment() -> jinja2.Environment:
 def _to_yaml(value: Any) -> str:
     if isinstance(value, jinja2.Undefined):
         str(value)  # raises, with the variable's name
+    return _scalar(value) if isinstance(value, str | int | float) else one_line(value)
+
+
+@lru_cache(maxsize=4_096, typed=True)
+def _scalar(value: str | float) -> str:
+    """Names and labels stand in every manifest of a job, many times over."""
     return one_line(value)

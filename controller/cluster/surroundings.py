@@ -1,6 +1,7 @@
 """What a job depends on beside its own objects: its claim, the nodes, and why pods are not made."""
 
 import math
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -25,6 +26,8 @@ Object = dict[str, Any]
 PERIOD_SECONDS: Final = 10.0
 # Before it is asked for, an operator has this long to make the pods.
 PATIENCE_SECONDS: Final = 3.0
+# Pods say in their status what is wrong with them, and there are many.
+_WARNINGS: Final = f"type=Warning,involvedObject.kind!={POD.name}"
 
 
 def claim_view(claims: Iterable[Object], namespace: str, name: str) -> ClaimView | None:
@@ -88,15 +91,18 @@ def lacks_pods(status: Object) -> bool:
 
 
 class Troubles:
-    """Why an attempt has no pods: the warnings about its Job or PyTorchJob.
+    """Why an attempt has no pods: the warnings about its Job or PyTorchJob. Thread-safe.
 
     Quotas, missing priority classes and admission refuse pods when they are created; only events
-    say so. They are read while pods are missing, at most once in ten seconds for each attempt.
+    say so. While pods are missing they are read, at most once in ten seconds for a whole namespace:
+    the API server looks through all of its events for each question.
     """
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._known: dict[str, tuple[float, Waiting | None]] = {}  # by the object's uid
+        self._lock = threading.Lock()
+        # Namespace -> when it was asked for, and the latest warning by the object's uid.
+        self._known: dict[str, tuple[float, Mapping[str, Waiting]]] = {}
 
     def of(
         self, attempt: Attempt | None, own: Iterable[Object]
@@ -108,24 +114,31 @@ class Troubles:
         main = next((o for o in mine if o["kind"] in MAIN_KINDS), None)
         if main is None or any(o["kind"] == POD.name and not is_of_the_store(o) for o in mine):
             return {}
-        why = self._ask(main)
+        metadata = main["metadata"]
+        why = self._warnings(metadata["namespace"]).get(metadata["uid"])
         return {(attempt.stage, attempt.number): why} if why else {}
 
-    def _ask(self, main: Object) -> Waiting | None:
-        metadata = main["metadata"]
-        asked_at, why = self._known.get(metadata["uid"], (float("-inf"), None))
+    def _warnings(self, namespace: str) -> Mapping[str, Waiting]:
         now = time.monotonic()
-        if now - asked_at < PERIOD_SECONDS:
-            return why
-        selector = f"involvedObject.uid={metadata['uid']},type=Warning"
+        with self._lock:
+            asked_at, known = self._known.get(namespace, (float("-inf"), {}))
+            if now - asked_at < PERIOD_SECONDS:
+                return known
+            self._known[namespace] = now, known  # the others do not ask meanwhile
         try:
-            events = self._api.list(EVENT, metadata["namespace"], fieldSelector=selector)["items"]
+            events = self._api.list(EVENT, namespace, fieldSelector=_WARNINGS)["items"]
         except ApiError:
-            return why
-        latest = max(events, key=lambda e: e.get("lastTimestamp") or "", default=None)
-        why = Waiting(latest["reason"], latest.get("message", "")) if latest else None
-        self._known[metadata["uid"]] = (now, why)
-        return why
+            return known
+        events.sort(key=lambda event: event.get("lastTimestamp") or "")
+        latest = {
+            event["involvedObject"].get("uid", ""): Waiting(
+                event.get("reason", ""), event.get("message", "")
+            )
+            for event in events
+        }
+        with self._lock:
+            self._known[namespace] = now, latest
+        return latest
 
 
 def _number(item: Object) -> tuple[str, int] | None:
