@@ -22,6 +22,7 @@ from tests.core.generation.conftest import build_model, save, small_tokenizer
 
 POSITIONS = 1024
 KEY = "a key of this test"
+NUM_PLACES, NUM_WAITING = 2, 10  # of the service that most tests share
 START_SECONDS = 120
 ENVIRONMENT = ("PANGU_API_KEYS", "PANGU_API_KEYS_FILE", "PANGU_CONFIG", "PANGU_WORKSPACE")
 
@@ -128,6 +129,18 @@ def _answers(service: Running) -> bool:
         return service.get("/livez")[0] == 200
     except OSError:
         return False
+
+
+@pytest.fixture(scope="session")
+def service(workspace, tmp_path_factory) -> Iterator[Running]:
+    """A service that asks for keys, started by flags."""
+    folder = tmp_path_factory.mktemp("service")
+    keys = folder / "keys"
+    keys.write_text(f"{KEY}\nanother\n")
+    flags = ["--model", str(workspace / "runs/r/checkpoints"), "--name", "small", "--port", "0"]
+    limits = ["--max-batch", str(NUM_PLACES), "--max-queue", str(NUM_WAITING)]
+    with running(folder, [*flags, *limits, "--api-keys-file", str(keys)]) as found:
+        yield found
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
@@ -11,23 +10,11 @@ import pytest
 
 from pangu_core.generation import text
 from pangu_core.generation.settings import GenerationSettings
-from tests.service.conftest import KEY, POSITIONS, Running, running
+from tests.service.conftest import KEY, NUM_PLACES, NUM_WAITING, POSITIONS
 
 PROMPT = "四川的省会"
-NUM_PLACES, NUM_WAITING = 2, 10
 # Several hundred tokens each, so many that they are still being written in a while.
 LONG = {"model": "small", "prompt": PROMPT, "max_tokens": POSITIONS - 40, "n": 10}
-
-
-@pytest.fixture(scope="module")
-def service(workspace, tmp_path_factory) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("service")
-    keys = folder / "keys"
-    keys.write_text(f"{KEY}\nanother\n")
-    flags = ["--model", str(workspace / "runs/r/checkpoints"), "--name", "small", "--port", "0"]
-    limits = ["--max-batch", str(NUM_PLACES), "--max-queue", str(NUM_WAITING)]
-    with running(folder, [*flags, *limits, "--api-keys-file", str(keys)]) as found:
-        yield found
 
 
 @pytest.fixture
@@ -66,7 +53,7 @@ def test_a_greedy_answer_is_the_librarys(client, written):
 def test_a_stream_is_the_whole_answer_in_pieces(client, written):
     [expected] = written(PROMPT, seed=7)
     chunks = list(create(client, seed=7, stream=True))
-    assert len(chunks) > 5
+    assert len(chunks) > 3
     assert "".join(chunk.choices[0].text for chunk in chunks) == expected.text
     assert [c.choices[0].finish_reason for c in chunks[:-1]] == [None] * (len(chunks) - 1)
     assert chunks[-1].choices[0].finish_reason in ("stop", "length")
