@@ -60,8 +60,16 @@ class Serve:
 
 
 @dataclass(frozen=True)
+class Notify:
+    """Have a pod tell a webhook that the job has ended."""
+
+    number: int  # counts the job's ends
+    body: str  # JSON
+
+
+@dataclass(frozen=True)
 class Remove:
     """Delete the job itself: its time to live after its end is over."""
 
 
-Action = Create | Delete | Release | Scale | Kill | MakeClaim | Serve | Remove
+Action = Create | Delete | Release | Scale | Kill | MakeClaim | Serve | Notify | Remove

@@ -27,8 +27,8 @@ def with_conditions(
     """
     live = status.attempt
     view = observed.attempt(live.stage, live.number) if live else None
-    running = sum(p.phase == "Running" for p in view.pods) if view else 0
-    phase = _phase(status, running, is_suspended=observed.job.suspend, is_clear=is_clear)
+    running = _num_running(view)
+    phase = _phase(status, view, is_suspended=observed.job.suspend, is_clear=is_clear)
     status = replace(status, phase=phase, summary=summary(status, observed.job, running=running))
     findings: dict[str, Finding] = {
         "Accepted": _accepted(observed),
@@ -45,16 +45,24 @@ def with_conditions(
     return status
 
 
-def _phase(status: JobStatus, running: int, *, is_suspended: bool, is_clear: bool) -> Phase:
+def _phase(
+    status: JobStatus, view: AttemptView | None, *, is_suspended: bool, is_clear: bool
+) -> Phase:
     if status.is_terminal:
         return status.phase
     if is_suspended:
         return "Suspended" if is_clear else "Suspending"
-    if running or (status.attempt and status.phase == "Running"):
+    was_running = status.attempt is not None and status.phase == "Running"
+    is_held = view is not None and view.is_suspended
+    if _num_running(view) or (was_running and not is_held):
         return "Running"
     if not status.attempt and any(p.outcome in ("Failed", "Stopped") for p in status.history[-1:]):
         return "Restarting"
     return "Pending"
+
+
+def _num_running(view: AttemptView | None) -> int:
+    return sum(pod.phase == "Running" for pod in view.pods) if view else 0
 
 
 def _accepted(observed: Observed) -> Finding:
@@ -66,7 +74,10 @@ def _queued(observed: Observed, view: AttemptView | None) -> Finding:
     if not observed.job.is_queued:
         return "False", "NoQueue", ""
     if view and view.is_suspended:
-        return "True", "WaitingForAdmission", "the queue has not admitted the pods yet"
+        said = observed.admission
+        if said is None:
+            return "True", "WaitingForAdmission", "the queue has not admitted the pods yet"
+        return "True", said.reason, shorten(said.message, MESSAGE_LIMIT)
     return "False", "Admitted" if view else "NoAttempt", ""
 
 

@@ -38,6 +38,7 @@ class JobView:
     uid: str
     stages: tuple[StagePlan, ...]
     created_at: int = 0
+    namespace: str = ""
     generation: int = 1
     suspend: bool = False
     cancel: bool = False
@@ -56,6 +57,7 @@ class JobView:
     max_nodes: int = 1
     processes_per_node: int = 1
     is_queued: bool = False  # another controller says when its pods may be
+    notifies: bool = False  # a call is to be made when it ends
     ttl_seconds: int | None = None  # delete the object so long after its end
     claim: str = ""  # the workspace's; empty: nobody looks at it
     makes_claim: bool = False
@@ -151,6 +153,7 @@ class Observed:
     status: JobStatus
     attempts: tuple[AttemptView, ...] = ()
     claim: ClaimView | None = None
+    admission: Waiting | None = None  # what the queue says of the live attempt
     rivals: tuple[Rival, ...] = ()  # looked for when the job itself has waited for too long
     service: FoundService | None = None
     refusal: str = ""  # why the last write failed, in the API server's words
@@ -241,15 +244,17 @@ def _attempt_view(
         deleting=all("deletionTimestamp" in o["metadata"] for o in owners or pods),
         pods=tuple(pod_view(p, lost_nodes) for p in pods),
         progress=progress,
-        **_of_pytorch_job(main),
+        **_of_main(main),
     )
 
 
-def _of_pytorch_job(main: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a PyTorchJob says beyond its conditions."""
-    if main is None or main["kind"] != "PyTorchJob":
+def _of_main(main: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a Job or a PyTorchJob says beyond its conditions."""
+    if main is None:
         return {}
-    spec = main["spec"]
+    spec = main.get("spec", {})
+    if main["kind"] != "PyTorchJob":
+        return {"is_suspended": spec.get("suspend", False)}
     return {
         "replicas": spec["pytorchReplicaSpecs"]["Worker"].get("replicas", 1),
         "is_suspended": spec.get("runPolicy", {}).get("suspend", False),

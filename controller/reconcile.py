@@ -18,6 +18,7 @@ from controller.actions import Action
 from controller.budget import charged, is_eldest, is_exhausted
 from controller.conditions import with_conditions
 from controller.endings import cancelled, end, past_limit
+from controller.notices import with_notice
 from controller.observe import AttemptView, JobView, Observed, StagePlan
 from controller.served import serve_actions, with_served
 from controller.size import needs_new_size, with_surplus
@@ -61,7 +62,7 @@ def reconcile(observed: Observed, now: float) -> Decision:
         status = _advance(status, job, is_ready=is_ready, now=clock)
     is_clear = not leftovers(status, observed, clock)  # a stop leaves something over
     status = with_conditions(status, observed, is_clear=is_clear, now=clock)
-    status = with_served(status, observed, now=clock)
+    status = with_notice(with_served(status, observed, now=clock), observed)
     due = requeue_at(status, observed, clock)
     actions = (*serve_actions(status, observed), *actions_for(status, observed, clock))
     return Decision(actions, status, due)

@@ -73,12 +73,13 @@ def run_job(job: PanguJob, workspace: Path) -> int:
             fix="create it and copy the corpus into it, or name another",
         )
     folder = RunFolder(workspace.resolve(), job)
+    # A folder has no queue.
+    job = job.model_copy(update={"spec": job.spec.model_copy(update={"queue": None})})
     with folder.locked():
         generation, before = folder.load()
         view = job_view(job, generation=generation, backoff_seconds=BACKOFF_SECONDS)
-        view = replace(
-            view, surplus_seconds=None
-        )  # nobody else waits for what a folder's pods hold
+        # Nobody else waits for what these pods hold, and somebody looks on.
+        view = replace(view, surplus_seconds=None, notifies=False)
         hashes = {plan.name: plan.settings_hash for plan in view.stages}
         status = reopened(before, hashes, kept=_kept(before, view, folder))
         folder.save_job()

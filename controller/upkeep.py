@@ -3,6 +3,7 @@
 import math
 
 from controller.actions import Action, Create, Delete, Kill, MakeClaim, Release, Remove, Scale
+from controller.notices import is_notice, is_outdated, is_under_way, notice_actions
 from controller.observe import AttemptView, JobView, Observed, PodView
 from controller.size import wanted_replicas
 from k8s.status import JobStatus
@@ -24,7 +25,8 @@ def actions_for(status: JobStatus, observed: Observed, now: int) -> tuple[Action
             found.append(Release(view.stage, view.number))
         found += [Kill(p.name, p.uid) for p in view.pods if now >= (kill_at(p) or math.inf)]
     found += _scaling(status, observed)
-    if not over and now >= (remove_at(status, job) or math.inf):
+    found += notice_actions(status, job)
+    if not (over or is_under_way(status, observed)) and now >= (remove_at(status, job) or math.inf):
         found.append(Remove())
     return tuple(found)
 
@@ -69,6 +71,8 @@ def _is_active(view: AttemptView) -> bool:
 
 
 def _is_leftover(status: JobStatus, job: JobView, view: AttemptView, now: int) -> bool:
+    if is_notice(view):
+        return is_outdated(status, view)
     if _is_live(status, view):
         return False
     stage = status.stage(view.stage)

@@ -279,10 +279,10 @@ class ExportBlock(Remote):
 
 
 class QueueBlock(Settings):
-    """Kueue."""
+    """Kueue admits each stage by itself. It must manage batch/job and kubeflow.org/pytorchjob."""
 
     name: Name
-    """LocalQueue to wait in."""
+    """LocalQueue to wait in. Training then asks for nodes.max, all of them or none."""
     priority_class: Name | None = None
     """WorkloadPriorityClass."""
 
@@ -315,12 +315,12 @@ class RerunBlock(Settings):
 
 
 class NotifyBlock(Settings):
-    """A call when the job ends."""
+    """A call when the job ends, made by a small pod of the job's namespace. `pangu run` makes none."""
 
-    url: Name
-    """Address that is sent the job's status."""
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/]+[^\s]*$", max_length=1024)]
+    """Address that is sent the job's end as JSON, by POST."""
     secret_ref: Reference | None = None
-    """Secret with the call's credentials."""
+    """Secret whose key `token` is sent as a bearer token."""
 
 
 class AutoscaleBlock(Settings):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from k8s import names
+from k8s.blocks import QueueBlock
 from k8s.placement import LOST_NODE_TOLERATIONS, PodSettings
 from k8s.spec import PanguJob, PanguService
 from k8s.stages import Stage
@@ -50,6 +51,8 @@ class StageContext:
     namespace: str | None
     owners: list[dict[str, Any]]
     labels: dict[str, str]
+    main_labels: dict[str, str]  # of the Job or PyTorchJob: a queue's in addition
+    is_queued: bool
     config_text: str
     config_checksum: str
 
@@ -104,6 +107,8 @@ def stage_context(
         namespace=job.metadata.namespace,
         owners=owners_of(job),
         labels=labels,
+        main_labels=labels | _queue_labels(spec.queue),
+        is_queued=spec.queue is not None,
         config_text=config_text,
         config_checksum=checksum,
         is_training=stage.is_training,
@@ -147,6 +152,13 @@ def _environment(stage: Stage, own: list[dict[str, Any]]) -> list[dict[str, Any]
 def _credentials(stage: Stage) -> list[dict[str, Any]]:
     secret = stage.store.secret_ref if stage.store else None
     return [{"secretRef": secret.dump()}] if secret else []
+
+
+def _queue_labels(queue: QueueBlock | None) -> dict[str, str]:
+    if queue is None:
+        return {}
+    priority = {names.QUEUE_PRIORITY_LABEL: queue.priority_class} if queue.priority_class else {}
+    return {names.QUEUE_LABEL: queue.name, **priority}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from typing import Final
 
 from pangu_core import errors, messages, workspace
+from pangu_core.config.stages import NOTIFY_TOKEN_VARIABLE
 from pangu_core.entry import process
 from pangu_core.rendezvous import protocol
 
@@ -27,6 +28,8 @@ ATTEMPT_LABEL: Final = f"{GROUP}/attempt"
 SERVICE_LABEL: Final = f"{GROUP}/service"
 # Tells the objects of a job or service from those of one that had its name.
 UID_LABEL: Final = f"{GROUP}/uid"
+# The label's value on the objects of a call about a job's end, which is no stage.
+NOTIFY: Final = "notify"
 COMPONENT_LABEL: Final = "app.kubernetes.io/component"
 APPLICATION_LABELS: Final = {
     "app.kubernetes.io/name": "pangu-finetune",
@@ -37,6 +40,10 @@ APPLIED_ANNOTATION: Final = f"{GROUP}/applied"
 CHECKSUM_ANNOTATION: Final = f"{GROUP}/config-checksum"
 # Of a PanguService: another value rolls its pods, for the files of its model are others.
 MODEL_VERSION_ANNOTATION: Final = f"{GROUP}/model-version"
+# Kueue's, on what it admits.
+QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+QUEUE_PRIORITY_LABEL: Final = "kueue.x-k8s.io/priority-class"
+QUEUED_UID_LABEL: Final = "kueue.x-k8s.io/job-uid"  # of its Workloads: whose they are
 RESERVED_LABEL_DOMAINS: Final = (GROUP, "training.kubeflow.org")
 RESERVED_LABELS: Final = (COMPONENT_LABEL, *APPLICATION_LABELS)
 
@@ -85,6 +92,8 @@ STORE_PORT_VARIABLE: Final = "PANGU_STORE_PORT"
 # Texts that wait in a pod of a service, a gauge of its /metrics.
 WAITING_METRIC: Final = "pangu_serve_queue_depth"
 API_KEYS_VARIABLE: Final = "PANGU_API_KEYS_FILE"
+NOTIFY_VARIABLE: Final = NOTIFY_TOKEN_VARIABLE
+NOTIFY_TOKEN_KEY: Final = "token"  # noqa: S105 - a Secret's key
 HOME_VARIABLE: Final = "HOME"
 ENDPOINT_VARIABLE: Final = "AWS_ENDPOINT_URL"  # botocore's own
 RESERVED_VARIABLE_PREFIXES: Final = ("PET_", "PANGU_")

@@ -12,6 +12,7 @@ import jinja2
 
 from k8s import names
 from k8s.context import claim_context, stage_context
+from k8s.notice import notice_config, notice_context
 from k8s.service_context import service_context
 from k8s.serving import serve_config
 from k8s.spec import PanguJob, PanguService
@@ -62,6 +63,13 @@ def render_stage(
         )
     )
     return [_render(template, context) for template in _templates_of(stage)]
+
+
+def render_notice(job: PanguJob, number: int, body: str, *, image: str) -> list[Manifest]:
+    """The manifests of the call about a job's end, in the order in which they are created."""
+    text = pretty(notice_config(job, number, body).dump())
+    context = vars(notice_context(job, number, config_text=text, image=image))
+    return [_render(template, context) for template in ("config_map", "notify_job")]
 
 
 def render_service(service: PanguService) -> list[Manifest]:

@@ -176,6 +176,17 @@ class ProgressStatus:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """The call about a job's end."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CAMEL
+    number: int
+    """Counts the job's ends."""
+    seen: bool = False
+    """Its objects were observed, so they are not made again."""
+
+
+@dataclass(frozen=True)
 class GpuUsage:
     """GPU-seconds up to a moment, and the rates since then."""
 
@@ -236,6 +247,7 @@ class JobStatus:
     """First attempt since the job was created or resumed."""
     completed_at: Time | None = None
     exit_code: int | None = None
+    notice: Notice | None = None
     reruns: int = 0
     """The number of the last ``rerun`` that was taken up."""
 

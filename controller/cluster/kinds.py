@@ -49,6 +49,8 @@ PYTORCH_JOB: Final = Kind("kubeflow.org", "v1", "pytorchjobs", "PyTorchJob")
 DISRUPTION_BUDGET: Final = Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 AUTOSCALER: Final = Kind("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
 SCALED_OBJECT: Final = Kind("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject")
+# Kueue's, in the version that it stores; we only read it, where we may.
+WORKLOAD: Final = Kind("kueue.x-k8s.io", "v1beta2", "workloads", "Workload")
 LEASE: Final = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 ACCESS_REVIEW: Final = Kind(
     "authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview",

@@ -20,6 +20,7 @@ from controller.cluster.launchers import Launchers
 from controller.cluster.recorder import Recorder
 from controller.cluster.status_writer import write_status
 from controller.cluster.surroundings import Troubles, claim_view, found_service, lost_nodes, rivals
+from controller.cluster.workloads import Workloads
 from controller.jobs import job_view
 from controller.observe import JobView, Observed, attempts_of, is_of_the_store
 from controller.reconcile import reconcile
@@ -66,6 +67,7 @@ class JobWorker:
         self._actuator = Actuator(api, cache, store_image=store_image)
         self._pod_defaults = pod_defaults
         self._troubles = Troubles(api)
+        self._workloads = Workloads(api)
         self._forms: dict[Key, _Read] = {}
         self._refusals: dict[Key, str] = {}  # why the last turn could not do all it wanted
 
@@ -130,6 +132,7 @@ class JobWorker:
                 trouble=self._troubles.of(status.attempt, own),
             ),
             claim=claim_view(self._cache.all(CLAIM), key[1], view.claim),
+            admission=self._workloads.of(status.attempt, own),
             rivals=rivals(self._cache.all(JOB), view, status, self._clock()),
             service=found_service(self._cache.all(SERVICE), key) if view.serves else None,
             refusal=self._refusals.get(key, ""),

@@ -1,7 +1,7 @@
 """What each stage's pods read from their config file."""
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -55,6 +55,21 @@ class RunIdentity(Settings):
     """Unique per job object: a second job of the same name is a stranger."""
     attempt: Positive = 1
     """Counts the starts of this stage; a lower attempt never moves ``latest``."""
+
+
+# Environment of the ``notify`` pod: the bearer token of its call.
+NOTIFY_TOKEN_VARIABLE: Final = "PANGU_NOTIFY_TOKEN"  # noqa: S105 - a variable's name
+
+
+class NotifyConfig(Settings):
+    """What the ``notify`` pod reads."""
+
+    url: str
+    """Address of the call, http:// or https://."""
+    body: str
+    """JSON, as it is sent."""
+    key: str
+    """Idempotency-Key of the call: the same for each try, and for no other end of a job."""
 
 
 class FetchSource(Settings):

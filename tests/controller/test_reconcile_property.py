@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.actions import Create, Delete, Release, Scale
+from controller.actions import Create, Delete, Notify, Release, Scale
 from controller.observe import AttemptView, JobView, Observed, PodView, StagePlan
 from controller.reconcile import reconcile
 from controller.usage import counted
@@ -39,6 +39,9 @@ class Cluster:
     num_created: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def carry_out(self, action):
+        if isinstance(action, Notify):
+            self.notify(("notify", action.number))
+            return
         key = (action.stage, action.attempt)
         if isinstance(action, Create):
             assert key not in self.views
@@ -55,6 +58,10 @@ class Cluster:
             view = self.views[key]
             assert not any(pod.is_active for pod in view.pods), "pods lost their store"
             self.views[key] = replace(view, has_helpers=False)
+
+    def notify(self, key):
+        self.num_created[key] = self.num_created.get(key, 0) + 1
+        self.views[key] = AttemptView(*key, pods=(self.new_pod("0"),))
 
     def scale(self, key, replicas):
         view = self.views[key]
@@ -195,7 +202,7 @@ def test_any_order_of_events_ends_and_never_runs_two_attempts(events, limit, pen
     plans = tuple(StagePlan(s, needs_manifest=s == "train", gpus=s == "train") for s in STAGES)
     job = JobView(
         "novel", "u-1", plans, restart_limit=limit, pending_seconds=pending, max_nodes=3,
-        surplus_seconds=100,
+        surplus_seconds=100, notifies=True,
     )  # fmt: skip
     world = World(job)
     for event in events:

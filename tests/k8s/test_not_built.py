@@ -13,8 +13,6 @@ ASKED_FOR = {
     "data.template": ["data.template=chat.j2"],
     "export.to": ["export={to: pvc://c/out}"],
     "resumeFrom": ["resumeFrom=other"],
-    "queue": ["queue={name: research}"],
-    "notify": ["notify={url: https://hook}"],
     "serve.tensorParallel": ["serve={tensorParallel: 2}"],
 }
 

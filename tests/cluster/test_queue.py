@@ -1,0 +1,89 @@
+"""Jobs in a queue: whoever has the quota decides when their pods may be, and we keep our hands off."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from k8s import names
+from tests.cluster.access import eventually
+from tests.cluster.jobs import PATIENCE_SECONDS, Jobs, condition
+from tests.cluster.kueue import FLAVOR, MANAGER, Kueue
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+QUEUE = {"name": "research", "priorityClass": "low"}
+
+
+@pytest.fixture
+def kueue(jobs: Jobs) -> Iterator[Kueue]:
+    with Kueue(jobs.cluster, jobs.namespace) as running:
+        yield running
+
+
+def pytorch_job(jobs: Jobs, attempt: int) -> dict:
+    path = f"/apis/kubeflow.org/v1/namespaces/{jobs.namespace}/pytorchjobs"
+    return jobs.cluster.request("GET", f"{path}/novel-train-{attempt}")
+
+
+def is_held(status: dict) -> bool:
+    return condition(status, "Queued").get("status") == "True"
+
+
+def test_each_stage_waits_until_it_is_admitted(jobs: Jobs, kueue: Kueue) -> None:
+    jobs.create(queue=QUEUE)
+    jobs.wait(is_held)
+    assert jobs.status()["phase"] == "Pending"
+    kueue.admit("novel-preprocess-1")
+    jobs.wait(lambda s: s["stages"][0]["state"] == "Succeeded" and is_held(s))
+    held = pytorch_job(jobs, 1)
+    assert held["metadata"]["labels"][names.QUEUE_LABEL] == "research"
+    assert held["metadata"]["labels"][names.QUEUE_PRIORITY_LABEL] == "low"
+    assert jobs.pods("train") == []
+    kueue.admit("novel-train-1")
+    jobs.wait_for_pods("train", 2, attempt=1)
+    jobs.wait(lambda s: not is_held(s) and s["phase"] == "Running")
+
+
+def test_an_evicted_gang_saves_and_goes_on_in_the_same_attempt(jobs: Jobs, kueue: Kueue) -> None:
+    kueue.admit("novel-preprocess-1")
+    kueue.admit("novel-train-1")
+    jobs.create(queue=QUEUE)
+    jobs.wait_for_pods("train", 2, attempt=1)
+    kueue.evict("novel-train-1")
+    jobs.wait(is_held)
+    eventually(lambda: not jobs.pods("train"), seconds=PATIENCE_SECONDS)
+    kueue.admit("novel-train-1")
+    jobs.wait_for_pods("train", 2, attempt=1)
+    status = jobs.wait(lambda s: not is_held(s))
+    assert not status.get("charges")
+    assert status["stages"][1]["attempt"] == 1
+
+
+def test_what_the_queue_wrote_stays_as_it_is(jobs: Jobs, kueue: Kueue) -> None:
+    kueue.admit("novel-preprocess-1")
+    kueue.admit("novel-train-1")
+    jobs.create(queue=QUEUE)
+    jobs.wait_for_pods("train", 2, attempt=1)
+    jobs.wait(lambda s: s["phase"] == "Running")
+    job = pytorch_job(jobs, 1)
+    template = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]
+    assert template["spec"]["nodeSelector"] == FLAVOR
+    writers = {each["manager"] for each in job["metadata"]["managedFields"]}
+    assert MANAGER in writers
+    ours = [e for e in job["metadata"]["managedFields"] if e["manager"] == "pangu-controller"]
+    assert [e["operation"] for e in ours] == ["Update"]  # its creation
+    assert "f:suspend" not in ours[0]["fieldsV1"]["f:spec"]["f:runPolicy"]
+    assert kueue.stopped == []
+
+
+def test_another_size_is_another_attempt_that_queues_anew(jobs: Jobs, kueue: Kueue) -> None:
+    kueue.admit("novel-preprocess-1")
+    kueue.admit("novel-train-1")
+    jobs.create(queue=QUEUE)
+    jobs.wait_for_pods("train", 2, attempt=1)
+    jobs.pangu("scale", "novel", "1")
+    jobs.wait(lambda s: (s.get("attempt") or {}).get("number") == 2 and is_held(s))
+    assert pytorch_job(jobs, 2)["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] == 1
+    kueue.admit("novel-train-2")
+    jobs.wait_for_pods("train", 1, attempt=2)
+    assert kueue.stopped == []
