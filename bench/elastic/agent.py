@@ -15,7 +15,9 @@ def main() -> int:
     stop = StopRequest.installed()
 
     def work() -> Termination:
-        return train_pod.train(replace(train_pod.read_settings(None), command=COMMAND), stop)
+        settings = train_pod.read_settings(None)
+        spare = COMMAND if settings.spare_command else None
+        return train_pod.train(replace(settings, command=COMMAND, spare_command=spare), stop)
 
     return process.run("train", work)
 

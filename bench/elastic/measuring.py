@@ -86,7 +86,9 @@ class Trial:
     def _run(self, fleet: Fleet) -> Result:
         begin = time.time()
         fleet.add_trainers(self.case.nodes)
-        first = self._wait(fleet, lambda steps: self._settled(steps), START_SECONDS)
+        first = self._wait(
+            fleet, lambda steps: self._settled(steps) if fleet.is_ready() else None, START_SECONDS
+        )
         if first is None:
             return Result(self.case.name, self.stack.name, None, None)
         struck = time.time()
@@ -166,7 +168,9 @@ def _timeline(fleet: Fleet, struck: float, found: Step) -> dict[str, float]:
     times: dict[str, float] = {}
     for pod in fleet.trainers:
         with contextlib.suppress(OSError, RuntimeError):  # not every pod is part of the gang
-            times["started"] = max(started_at(pod.rank_pid()), times.get("started", 0.0))
+            begun = started_at(pod.rank_pid())
+            if begun > struck:  # it was no spare
+                times["started"] = max(begun, times.get("started", 0.0))
     if fleet.stack.trains:
         times["loaded"] = found.begun
     for line in fleet.noted():

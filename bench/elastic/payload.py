@@ -4,6 +4,7 @@ The same file runs under our launcher and under torchrun. What only our launcher
 (heartbeats, leaving at a step boundary) is silent under torchrun.
 """
 
+import importlib
 import json
 import os
 import time
@@ -12,6 +13,8 @@ from typing import Any, Final
 
 from pangu_core.errors import EXIT_REJOIN, EXIT_STOPPED, RendezvousError
 from pangu_core.launch.parent_death import die_with_parent
+from pangu_core.launch.rank_names import SPARE_NAME, name_this_process
+from pangu_core.launch.starter import PLACE_VARIABLE, wait_for_place
 from pangu_core.training.heartbeat import HEARTBEAT_VARIABLE, Heartbeat
 from pangu_core.training.signals import StopRequests
 
@@ -36,9 +39,13 @@ class Notes:
 
 
 def main() -> None:
+    die_with_parent()
+    if PLACE_VARIABLE in os.environ:
+        importlib.import_module("torch.distributed")
+        name_this_process(SPARE_NAME)
+        wait_for_place()
     notes = Notes(Path(os.environ[NOTES_VARIABLE]))
     notes.add("python")
-    die_with_parent()
     stop = StopRequests()
     is_ours = HEARTBEAT_VARIABLE in os.environ
     if is_ours:

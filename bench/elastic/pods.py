@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from pangu_core.launch.rank_names import SPARE_NAME
+
 RESTART_SECONDS: Final = 1.0  # a container's restart, without the back-off of later ones
 GRACE_SECONDS: Final = 30.0
 POD_VARIABLE: Final = "BENCH_POD"
@@ -48,6 +50,10 @@ class Pod:
         if not children:
             raise RuntimeError(f"{self.name} has no rank")
         return min(children, key=started_at)
+
+    def has_spare(self) -> bool:
+        """Whether a process waits, all loaded, to be the next rank."""
+        return any(_name(pid) == SPARE_NAME for pid in self._processes())
 
     def start(self) -> None:
         """Start the container."""
@@ -117,6 +123,12 @@ def started_at(pid: int) -> float:
     """When a process was created, in seconds of the wall clock, to 10 ms."""
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     return booted + int(_stat(pid)[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def _name(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
 
 
 def _stat(pid: int) -> list[str]:

@@ -25,6 +25,7 @@ TRAINING: Final[dict[str, Any]] = {
         "steps": 1_000_000,
         "globalBatchSize": 16,
         "precision": "fp32",
+        "warmSpares": True,
         "logSamples": False,
         "checkpoint": {"everySteps": 20, "keep": 2},
         "hang": {"floorSeconds": 5.0, "factor": 5.0},
@@ -108,6 +109,10 @@ class Fleet:
         """End all processes."""
         for pod in self.pods:
             pod.close()
+
+    def is_ready(self) -> bool:
+        """Whether everything is as in a gang that has trained for long: spares have loaded."""
+        return not self.stack.is_ours or all(pod.has_spare() for pod in self.trainers)
 
     def steps(self) -> list[Step]:
         """All steps so far, in order of time."""

@@ -1,11 +1,9 @@
 """What each training process runs: join the group, train, leave with an exit code."""
 
-import importlib
 import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Final
 
 from pangu_core import log
 from pangu_core.config.stages import TrainConfig
@@ -13,30 +11,18 @@ from pangu_core.dist import is_lost_peer, process_group, topology
 from pangu_core.entry.process import failure, read_config
 from pangu_core.errors import RendezvousError
 from pangu_core.launch.parent_death import die_with_parent
-from pangu_core.launch.rank_names import SPARE_NAME, name_this_process, rank_name
-from pangu_core.launch.starter import PLACE_VARIABLE, wait_for_place
+from pangu_core.launch.rank_names import name_this_process, rank_name
 from pangu_core.training.heartbeat import Heartbeat
 from pangu_core.training.loop import Loop, Outcome
 from pangu_core.training.session import Session
 from pangu_core.training.signals import StopRequests
 
 ERROR_FILE_VARIABLE = "PANGU_ERROR_FILE"
-# What sharding, the first step and the first line of metrics would load.
-_LATE: Final = (
-    "torch.distributed.fsdp",
-    "torch._dynamo",
-    "torch._functorch.aot_autograd",
-    "torch.utils.tensorboard",
-)
 
 
 def main() -> int:
     """Train; an error is left in the file that the launcher named."""
     die_with_parent()
-    if PLACE_VARIABLE in os.environ:
-        name_this_process(SPARE_NAME)
-        preload()
-        wait_for_place()
     rank, round_number = (int(os.environ.get(name, "0")) for name in ("RANK", "PANGU_ROUND"))
     name_this_process(rank_name(rank, round_number))
     log.set_up(f"rank {rank}")
@@ -49,12 +35,6 @@ def main() -> int:
         sys.stderr.flush()
         code = RendezvousError.exit_code if is_lost_peer(error) else _leave_message(error)
         os._exit(code)  # at once: taking the process group down would wait for peers
-
-
-def preload() -> None:
-    """Load what is otherwise loaded late."""
-    for module in _LATE:
-        importlib.import_module(module)
 
 
 def train(stop: StopRequests, round_number: int) -> Outcome:

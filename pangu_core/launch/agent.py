@@ -43,8 +43,12 @@ class Agent:
     def __init__(self, settings: AgentSettings, client: Client, stop: StopRequest) -> None:
         self._settings, self._limits = settings, settings.limits
         self._client, self._stop = client, stop
-        self._environment = shared_environment(settings.environment, settings.processes)
-        self._starter = Starter(settings.command, self._environment, spares=settings.spares)
+        self._starter = Starter(
+            settings.command,
+            shared_environment(settings.environment, settings.processes),
+            spare_command=settings.spare_command,
+            spares=settings.processes,
+        )
         self._history = History()
         self._ranks: LocalRanks | None = None
         self._round: Round | None = None
@@ -62,7 +66,7 @@ class Agent:
         with tempfile.TemporaryDirectory(prefix="pangu-launch-") as folder:
             self._folder = Path(folder)
             try:
-                self._starter.warm_up()
+                self._starter.warm_up(gently=False)
                 self._client.tell(self._beat())
                 while (end := self._tick()) is None:
                     self._client.tell(self._beat())
@@ -92,7 +96,7 @@ class Agent:
         else:
             self._ranks.listen(self._limits.tick)
             if all(pulse.is_stepping for pulse in self._ranks.pulses):
-                self._starter.warm_up()
+                self._starter.warm_up(gently=True)
         view = self._client.view
         if view is not None:
             self._history.seen = max(self._history.seen, view.number)
@@ -135,18 +139,15 @@ class Agent:
     def _start(self, gang: Round) -> None:
         settings = self._settings
         node = gang.members.index(settings.id)
-        environments = [
-            {
-                **self._environment,
-                **place_of(gang, node=node, processes=settings.processes, local_rank=local_rank),
-                "PANGU_ERROR_FILE": str(self._folder / f"error-{local_rank}.json"),
-            }
+        places = [
+            place_of(gang, node=node, processes=settings.processes, local_rank=local_rank)
+            | {"PANGU_ERROR_FILE": str(self._folder / f"error-{local_rank}.json")}
             for local_rank in range(settings.processes)
         ]
         logger.info("round %d: node %d of %d", gang.number, node, len(gang.members))
         self._draining, self._deadline = False, None
         self._oom_kills = oom_kills()
-        self._ranks = LocalRanks(self._starter, environments)
+        self._ranks = LocalRanks(self._starter, places)
         self._round = gang
 
     def _begin_leaving(self, asked_at: float) -> Termination | None:

@@ -4,7 +4,7 @@ import ctypes
 import re
 from typing import Final
 
-SPARE_NAME: Final = "rank -"
+SPARE_NAME: Final = "rank -"  # one that has loaded its libraries, and waits
 _PR_SET_NAME: Final = 15  # linux/prctl.h; the kernel keeps 15 bytes
 _NAME: Final = re.compile(r"rank (\d+)\.(\d+)")
 

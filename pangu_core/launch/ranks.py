@@ -64,20 +64,20 @@ def place_of(gang: Round, *, node: int, processes: int, local_rank: int) -> dict
 class LocalRanks:
     """All ranks of one round on this node."""
 
-    def __init__(self, starter: Starter, environments: Sequence[Mapping[str, str]]) -> None:
+    def __init__(self, starter: Starter, places: Sequence[Mapping[str, str]]) -> None:
         self._selector = selectors.DefaultSelector()
         self.ranks: list[Rank] = []
         try:
-            for environment in environments:
-                self._start(starter, environment)
+            for place in places:
+                self._start(starter, place)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, starter: Starter, environment: Mapping[str, str]) -> None:
-        error_file = Path(environment["PANGU_ERROR_FILE"])
+    def _start(self, starter: Starter, place: Mapping[str, str]) -> None:
+        error_file = Path(place["PANGU_ERROR_FILE"])
         error_file.unlink(missing_ok=True)
-        started = starter.start(environment)
+        started = starter.start(place)
         pulse = Pulse(started_at=time.monotonic())
         rank = Rank(started.process, started.pipe, error_file, pulse)
         self._selector.register(started.pipe, selectors.EVENT_READ, rank)

@@ -13,6 +13,7 @@ from pangu_core.launch.heartbeat import StallLimits
 from pangu_core.rendezvous.protocol import DEFAULT_PORT, ProtocolError, Rules
 
 RANK_COMMAND: Final = (sys.executable, "-m", "pangu_core.entry.rank")
+SPARE_COMMAND: Final = (sys.executable, "-m", "pangu_core.entry.spare")
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class AgentSettings:
     store_host: str
     store_port: int
     command: tuple[str, ...] = RANK_COMMAND
+    spare_command: tuple[str, ...] | None = None  # what becomes a rank faster; None: no spares
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    spares: int = 0  # processes kept ready for the next round
     progress_port: int | None = None  # None: no server; 0: any port
     limits: Limits = field(default_factory=Limits)
     # A pod that replaces another has its name: the incarnation tells them apart.
@@ -76,7 +77,7 @@ def from_environment(config: TrainConfig, environment: Mapping[str, str]) -> Age
         store_host=host,
         store_port=port,
         environment=dict(environment),
-        spares=config.train.nodes.processes_per_node if config.train.warm_spares else 0,
+        spare_command=SPARE_COMMAND if config.train.warm_spares else None,
         progress_port=_count(environment, "PANGU_PROGRESS_PORT", 0) if progress else None,
         limits=Limits(
             grace=grace, stall=StallLimits.following(hang.floor_seconds, factor=hang.factor)

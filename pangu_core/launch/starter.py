@@ -49,14 +49,25 @@ class Starter:
     Args:
         command: what each rank runs.
         base: the environment that all ranks of this launcher share.
-        spares: how many to keep; 0: every rank loads its libraries when it is needed.
+        spare_command: what a spare runs; ``--gently`` is added beside ranks that train. None: no
+            spares, every rank loads its libraries when it is needed.
+        spares: how many to keep.
     """
 
-    def __init__(self, command: Sequence[str], base: Mapping[str, str], *, spares: int) -> None:
-        self._command, self._base, self._count = tuple(command), dict(base), spares
+    def __init__(
+        self,
+        command: Sequence[str],
+        base: Mapping[str, str],
+        *,
+        spare_command: Sequence[str] | None,
+        spares: int,
+    ) -> None:
+        self._command, self._base = tuple(command), dict(base)
+        self._spare_command = tuple(spare_command or ())
+        self._count = spares if spare_command else 0
         self._spares: list[_Spare] = []
 
-    def warm_up(self) -> None:
+    def warm_up(self, *, gently: bool) -> None:
         """Start the spares that are missing, where there is memory for them."""
         missing = self._count - len(self._spares)
         if not missing:
@@ -68,25 +79,27 @@ class Starter:
             )
             self._count = len(self._spares)
             return
-        for _ in range(missing):
-            reader, writer = os.pipe()
-            try:
-                started = _begin(self._command, {**self._base, PLACE_VARIABLE: str(reader)}, reader)
-            except BaseException:
-                os.close(writer)
-                raise
-            finally:
-                os.close(reader)
-            self._spares.append(_Spare(started, writer))
+        command = (*self._spare_command, *(["--gently"] if gently else []))
+        self._spares += [self._begin_spare(command) for _ in range(missing)]
 
-    def start(self, environment: Mapping[str, str]) -> Started:
-        """Start a rank with this environment, which includes the shared one."""
+    def _begin_spare(self, command: Sequence[str]) -> _Spare:
+        reader, writer = os.pipe()
+        try:
+            environment = {**self._base, PLACE_VARIABLE: str(reader)}
+            return _Spare(_begin(command, environment, reader), writer)
+        except BaseException:
+            os.close(writer)
+            raise
+        finally:
+            os.close(reader)
+
+    def start(self, place: Mapping[str, str]) -> Started:
+        """Start a rank: the shared environment, and what is its own."""
         while self._spares:
             spare = self._spares.pop()
             if spare.started.process.poll() is None:
-                place = {k: v for k, v in environment.items() if self._base.get(k) != v}
                 with contextlib.suppress(BrokenPipeError):  # its end shows as any rank's does
-                    os.write(spare.place, json.dumps(place).encode())
+                    os.write(spare.place, json.dumps(dict(place)).encode())
                 os.close(spare.place)
                 return spare.started
             logger.warning(
@@ -94,7 +107,7 @@ class Starter:
             )
             self._count = 0
             spare.close()
-        return _begin(self._command, environment)
+        return _begin(self._command, {**self._base, **place})
 
     def close(self) -> None:
         """End the spares."""

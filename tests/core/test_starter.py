@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pangu_core.entry import spare
 from pangu_core.launch import starter as module
 from pangu_core.launch.parent_death import LAUNCHER_VARIABLE
 from pangu_core.launch.rank_names import rank_name, read_rank_name
@@ -26,6 +27,7 @@ draft = Path(os.environ["FOLDER"], "draft")
 draft.write_text(json.dumps({"SPARE": was_spare, **os.environ}))
 draft.rename(draft.with_name("said"))
 """
+COMMAND = (sys.executable, "-c", RANK)
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def base(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def starter(base: dict[str, str]):
-    made = Starter((sys.executable, "-c", RANK), base, spares=1)
+    made = Starter(COMMAND, base, spare_command=COMMAND, spares=1)
     yield made
     made.close()
 
@@ -54,14 +56,14 @@ def children() -> list[psutil.Process]:
 
 
 def start(starter: Starter, base: dict[str, str]) -> dict[str, str]:
-    started = starter.start({**base, "RANK": "3"})
+    started = starter.start({"RANK": "3"})
     assert started.process.wait(60) == 0
     os.close(started.pipe)
     return said(base["FOLDER"])
 
 
 def test_a_spare_becomes_the_rank_that_it_is_told_to_be(starter, base):
-    starter.warm_up()
+    starter.warm_up(gently=False)
     (spare,) = children()
     assert not Path(base["FOLDER"], "said").exists()
     found = start(starter, base)
@@ -76,32 +78,52 @@ def test_without_a_spare_a_rank_starts_by_itself(starter, base):
 
 
 def test_only_missing_spares_are_started(starter, base):
-    starter.warm_up()
+    starter.warm_up(gently=False)
     (spare,) = children()
-    starter.warm_up()
+    starter.warm_up(gently=False)
     assert children() == [spare]
 
 
 def test_spares_end_with_their_launcher(starter):
-    starter.warm_up()
+    starter.warm_up(gently=False)
     starter.close()
     assert children() == []
 
 
 def test_a_spare_that_died_is_neither_used_nor_replaced(starter, base):
-    starter.warm_up()
+    starter.warm_up(gently=False)
     (spare,) = children()
     spare.kill()
     spare.wait(60)
     assert start(starter, base)["SPARE"] is False
-    starter.warm_up()
+    starter.warm_up(gently=False)
     assert children() == []
 
 
 def test_no_spare_is_started_where_memory_is_short(starter, monkeypatch):
     monkeypatch.setattr(module, "room", lambda: Room(module.SPARE_BYTES - 1, 10**12))
-    starter.warm_up()
+    starter.warm_up(gently=False)
     assert children() == []
+
+
+def test_a_spare_beside_training_ranks_is_told_to_be_gentle(starter):
+    starter.warm_up(gently=True)
+    (spare,) = children()
+    assert spare.cmdline()[-1] == "--gently"
+
+
+def test_a_gentle_spare_loads_on_idle_time_and_is_an_ordinary_process_afterwards(monkeypatch):
+    seen = []
+    monkeypatch.setattr(spare, "die_with_parent", lambda: None)
+    monkeypatch.setattr(spare, "name_this_process", lambda name: None)
+    monkeypatch.setattr(spare, "_load", lambda: seen.append(os.sched_getscheduler(0)))
+    monkeypatch.setattr(spare, "wait_for_place", lambda: seen.append(os.sched_getscheduler(0)))
+    monkeypatch.setattr(spare, "RANK", "pangu_core.entry.store")
+    monkeypatch.setattr(sys, "argv", ["spare", "--gently"])
+    monkeypatch.setattr("pangu_core.entry.store.main", lambda: 0)
+    before = os.sched_getscheduler(0)
+    assert spare.main() == 0
+    assert seen == [os.SCHED_IDLE, before]
 
 
 def test_a_rank_is_known_by_its_name_and_a_spare_is_none():
