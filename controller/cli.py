@@ -23,7 +23,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
         "controller.status_command:status",
         "Show the jobs and services here, or one in full.",
     ),
-    "logs": ("controller.logs_command:logs", "Print what the pods of a job print."),
+    "logs": ("controller.logs_command:logs", "Print what the pods of a job or service print."),
     "suspend": ("controller.cluster_commands:suspend", "Let a job save and give its pods back."),
     "resume": ("controller.cluster_commands:resume", "Let a suspended job go on where it was."),
     "scale": (
@@ -33,6 +33,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "cancel": ("controller.cluster_commands:cancel", "End a job for good; its results stay."),
     "rerun": ("controller.cluster_commands:rerun", "Run a job again from one of its stages."),
     "delete": ("controller.cluster_commands:delete", "Delete a job or service; its results stay."),
+    "cp": ("controller.copy_command:cp", "Copy files into a workspace, or out of it."),
     "doctor": ("controller.doctor.command:doctor", "Look for what a cluster lacks for our jobs."),
     "controller": (
         "controller.controller_command:controller",

@@ -1,4 +1,4 @@
-"""``pangu logs``: what the pods of a job print; waits for them, and goes on with the next attempt."""
+"""``pangu logs``: what pods print; waits for them, and goes on with those that come after them."""
 
 import queue
 import threading
@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import click
 
-from controller.cluster.access import cluster, cluster_options, get_job
+from controller.cluster.access import cluster, cluster_options, get_either, get_job
 from controller.cluster.api import Api, ApiError
-from controller.cluster.kinds import POD
+from controller.cluster.kinds import POD, SERVICE
 from controller.observe import REPLICA_INDEX
 from k8s import names
 from k8s.status import from_dict
@@ -27,16 +27,19 @@ PERIOD_SECONDS: Final = 1.0
 def logs(
     name: str, follow: bool, rank: int | None, context: str | None, namespace: str | None
 ) -> None:
-    """Print what the pods of a job print, each line with its pod in front."""
+    """Print what the pods of a job or a service print, each line with its pod in front.
+
+    NAME is a job's, else a service's; ps/NAME is a service's in any case.
+    """
     with cluster(context, namespace) as api:
-        get_job(api, name)
-        lines = _followed(api, name, rank) if follow else _present(api, name, rank)
+        item = get_either(api, name)
+        lines = _followed(api, item, rank) if follow else _present(api, item, rank)
         for line in lines:
             click.echo(line)
 
 
-def _present(api: Api, name: str, rank: int | None) -> Iterator[str]:
-    for pod in _pods(api, name, rank):
+def _present(api: Api, item: Object, rank: int | None) -> Iterator[str]:
+    for pod in _pods(api, item, rank):
         try:
             text = api.text(_path(pod), {"container": _container(pod)})
         except ApiError as error:
@@ -44,13 +47,13 @@ def _present(api: Api, name: str, rank: int | None) -> Iterator[str]:
         yield from (f"{_prefix(pod)} {line}" for line in text.splitlines())
 
 
-def _followed(api: Api, name: str, rank: int | None) -> Iterator[str]:
-    """A thread reads each pod; new pods are looked for while the job lives."""
+def _followed(api: Api, item: Object, rank: int | None) -> Iterator[str]:
+    """A thread reads each pod; new pods are looked for while the job or service lives."""
     heard: queue.Queue[str] = queue.Queue()
     readers: dict[str, threading.Thread] = {}
     while True:
-        is_over = from_dict(get_job(api, name).get("status") or {}).is_terminal
-        for pod in _pods(api, name, rank):
+        is_over = _is_over(api, item)
+        for pod in _pods(api, item, rank):
             uid = pod["metadata"]["uid"]
             if uid not in readers and pod["status"].get("phase") != "Pending":
                 reader = threading.Thread(target=_read, args=(api, pod, heard), daemon=True)
@@ -80,8 +83,17 @@ def _drained(heard: "queue.Queue[str]", seconds: float) -> Iterator[str]:
             return
 
 
-def _pods(api: Api, name: str, rank: int | None) -> list[Object]:
-    pods = api.list(POD, api.namespace, labelSelector=f"{names.JOB_LABEL}={name}")["items"]
+def _is_over(api: Api, item: Object) -> bool:
+    """Whether no pod will come any more; a service has no end but its deletion."""
+    if item["kind"] == SERVICE.name:
+        return False
+    return from_dict(get_job(api, item["metadata"]["name"]).get("status") or {}).is_terminal
+
+
+def _pods(api: Api, item: Object, rank: int | None) -> list[Object]:
+    label = names.SERVICE_LABEL if item["kind"] == SERVICE.name else names.JOB_LABEL
+    selector = f"{label}={item['metadata']['name']}"
+    pods = api.list(POD, api.namespace, labelSelector=selector)["items"]
     if rank is not None:
         wanted = {names.STAGE_LABEL: names.TRAIN, REPLICA_INDEX: str(rank)}
         pods = [pod for pod in pods if wanted.items() <= pod["metadata"]["labels"].items()]
@@ -90,6 +102,8 @@ def _pods(api: Api, name: str, rank: int | None) -> list[Object]:
 
 def _prefix(pod: Object) -> str:
     labels = pod["metadata"]["labels"]
+    if names.SERVICE_LABEL in labels:
+        return f"[{pod['metadata']['name']}]"
     stage = labels.get(names.STAGE_LABEL, "?")
     index = labels.get(REPLICA_INDEX)
     component = labels.get(names.COMPONENT_LABEL)
