@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.elastic.payload import NOTES_VARIABLE
+from bench.elastic.payload import NOTES_VARIABLE, STEP_SECONDS
 from bench.elastic.pods import GRACE_SECONDS, Pod
 from pangu_core.rendezvous.membership import Timing
 from pangu_core.rendezvous.ports import free_port
 from tests.elastic import gang
-from tests.elastic.gang import CHECKOUT, Gang
+from tests.elastic.gang import CHECKOUT, PACE, Gang
 
 LOW, HIGH = 2, 4
 # The growth case alone runs a store that lets a round grow after this long; 30 s is the default.
@@ -147,6 +147,7 @@ class Fleet:
             high=HIGH,
             settings=TRAINING,
         )
+        self._gang.pace(step=STEP_SECONDS)  # as beside a GPU: the processor is mostly free
         command = [sys.executable, "-m", "pangu_core.entry.store"]
         if grows:
             script = str(Path(gang.__file__).with_name("quick_store.py"))
@@ -159,6 +160,8 @@ class Fleet:
         module = "pangu_core.entry.train" if self.stack.trains else "bench.elastic.agent"
         name = f"worker-{index}"
         own = {
+            "PYTHONPATH": f"{PACE}:{CHECKOUT}",
+            "PANGU_TEST_PACE": str(self._gang.pace_path),
             "PANGU_WORKSPACE": str(self._gang.folder),
             "PANGU_CONFIG": str(self._gang.config_path),
             "PANGU_AGENT_NAME": name,

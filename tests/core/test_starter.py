@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -112,18 +113,22 @@ def test_a_spare_beside_training_ranks_is_told_to_be_gentle(starter):
     assert spare.cmdline()[-1] == "--gently"
 
 
-def test_a_gentle_spare_loads_on_idle_time_and_is_an_ordinary_process_afterwards(monkeypatch):
+def test_a_gentle_spare_loads_slowly_and_is_an_ordinary_process_afterwards(monkeypatch):
     seen = []
+
+    def look() -> None:
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
     monkeypatch.setattr(spare, "die_with_parent", lambda: None)
     monkeypatch.setattr(spare, "name_this_process", lambda name: None)
-    monkeypatch.setattr(spare, "_load", lambda: seen.append(os.sched_getscheduler(0)))
-    monkeypatch.setattr(spare, "wait_for_place", lambda: seen.append(os.sched_getscheduler(0)))
+    monkeypatch.setattr(spare, "_load", look)
+    monkeypatch.setattr(spare, "wait_for_place", look)
     monkeypatch.setattr(spare, "RANK", "pangu_core.entry.store")
     monkeypatch.setattr(sys, "argv", ["spare", "--gently"])
     monkeypatch.setattr("pangu_core.entry.store.main", lambda: 0)
-    before = os.sched_getscheduler(0)
+    before = os.getpriority(os.PRIO_PROCESS, 0)
     assert spare.main() == 0
-    assert seen == [os.SCHED_IDLE, before]
+    assert seen == [min(19, before + spare.GENTLE), before]
 
 
 def test_a_rank_is_known_by_its_name_and_a_spare_is_none():

@@ -31,6 +31,7 @@ from tests.elastic import traces
 
 T = TypeVar("T")
 CHECKOUT = Path(__file__).parents[2]
+PACE = Path(__file__).with_name("pace")
 NAME = "gang"
 PATIENCE_SECONDS = 400.0
 # As quick as a loaded machine allows: a node that is merely starved must not count as lost.
@@ -114,7 +115,7 @@ class Gang:
             }
         )
         self.attempt = attempt
-        self._pace_path = folder / "pace.json"
+        self.pace_path = folder / "pace.json"
         self.pace()
         self.config_path = folder / f"train-{attempt}.yaml"
         self.config_path.write_text(json.dumps(self.config.dump()), encoding="utf-8")
@@ -126,8 +127,8 @@ class Gang:
             "PANGU_CONFIG": str(self.config_path),
             "PANGU_PROGRESS_PORT": "0",
             "PANGU_GRACE_SECONDS": str(grace_seconds),
-            "PANGU_TEST_PACE": str(self._pace_path),
-            "PYTHONPATH": f"{Path(__file__).with_name('pace')}:{CHECKOUT}",
+            "PANGU_TEST_PACE": str(self.pace_path),
+            "PYTHONPATH": f"{PACE}:{CHECKOUT}",
             "PET_RDZV_BACKEND": "pangu",
             "PET_RDZV_ENDPOINT": f"127.0.0.1:{self.port}",
             "PET_RDZV_ID": f"u-{attempt}",
@@ -260,9 +261,9 @@ class Gang:
 
     def pace(self, **seconds: float) -> None:
         """From now on every step takes at least so long, or every phase named; nothing: no wait."""
-        draft = self._pace_path.with_suffix(".draft")
+        draft = self.pace_path.with_suffix(".draft")
         draft.write_text(json.dumps(seconds), encoding="ascii")
-        draft.replace(self._pace_path)
+        draft.replace(self.pace_path)
 
     # What can be seen
 
