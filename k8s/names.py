@@ -145,6 +145,11 @@ def workspace_claim(job: str) -> str:
     return f"{job}-workspace"
 
 
+def clean_up(job: str, uid: str) -> str:
+    """Name of the Job that deletes a run's folder."""
+    return f"{job}-clean-up-{uid[:8]}"
+
+
 def rendezvous_id(uid: str, attempt: int) -> str:
     """Key under which the agents of one attempt meet; no other attempt ever shares it."""
     return f"{uid}-{attempt}"

@@ -12,6 +12,7 @@ import jinja2
 
 from k8s import names
 from k8s.context import claim_context, stage_context
+from k8s.helper import HelperContext
 from k8s.notice import notice_config, notice_context
 from k8s.service_context import service_context
 from k8s.serving import serve_config
@@ -70,6 +71,16 @@ def render_notice(job: PanguJob, number: int, body: str, *, image: str) -> list[
     text = pretty(notice_config(job, number, body).dump())
     context = vars(notice_context(job, number, config_text=text, image=image))
     return [_render(template, context) for template in ("config_map", "notify_job")]
+
+
+def render_helper_pod(context: HelperContext) -> Manifest:
+    """The manifest of a pod that works on a workspace for ``pangu cp``."""
+    return _render("helper_pod", vars(context))
+
+
+def render_clean_up(context: HelperContext) -> Manifest:
+    """The manifest of a Job that deletes what a job wrote."""
+    return _render("clean_up_job", vars(context))
 
 
 def render_service(service: PanguService) -> list[Manifest]:

@@ -7,7 +7,7 @@ before it is needed.
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -15,6 +15,8 @@ from typing import Any, Final, Literal, Self
 import urllib3
 from kubernetes import client, config
 from kubernetes.config.config_exception import ConfigException
+from kubernetes.stream.ws_client import create_websocket, get_websocket_url
+from websocket import WebSocket, WebSocketBadStatusException, WebSocketException
 
 from controller.cluster.kinds import Kind
 from pangu_core.errors import ConfigError
@@ -22,6 +24,7 @@ from pangu_core.errors import ConfigError
 CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 30.0
 POD_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+EXEC_PROTOCOL: Final = "v5.channel.k8s.io"  # the first in which input can end; servers since 1.30
 JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 APPLY_PATCH: Final = "application/apply-patch+yaml"
@@ -257,6 +260,26 @@ class Api:
             raise ApiError(0, "Disconnected", str(error)) from error
         finally:
             response.close()
+
+    def websocket(self, path: str, query: Sequence[tuple[str, str]]) -> WebSocket:
+        """Open a websocket to a command in a pod.
+
+        Raises:
+            ApiError: the server refused, or could not be reached.
+        """
+        serialized = self._connection.param_serialize("GET", path, auth_settings=["BearerToken"])
+        url, sent = serialized[1], serialized[2]
+        headers = {"sec-websocket-protocol": EXEC_PROTOCOL}
+        headers |= {key.lower(): value for key, value in sent.items()}
+        try:
+            socket: WebSocket = create_websocket(
+                self._connection.configuration, get_websocket_url(url, query), headers
+            )
+        except WebSocketBadStatusException as error:
+            raise ApiError(error.status_code, "Refused", f"{path}: {error}") from error
+        except (WebSocketException, OSError) as error:
+            raise ApiError(0, "Unreachable", f"{path}: {error}") from error
+        return socket
 
     def _open(
         self,

@@ -35,6 +35,7 @@ def test_the_verbs_are_these(capsys):
         "cancel",
         "rerun",
         "delete",
+        "cp",
         "doctor",
         "controller",
         "preprocess",
