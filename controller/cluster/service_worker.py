@@ -16,7 +16,7 @@ from controller.cluster.kinds import CLAIM, SERVICE, Kind, kind_of
 from controller.cluster.projections import projected
 from controller.cluster.recorder import COMPONENT, Recorder
 from controller.cluster.status_writer import write_status
-from controller.cluster.surroundings import claim_view
+from controller.cluster.surroundings import Troubles, claim_view
 from controller.service.objects import Action, Apply, sealed
 from controller.service.observe import ObservedService, ServiceView
 from controller.service.reconcile import reconcile_service
@@ -57,6 +57,7 @@ class ServiceWorker:
     ) -> None:
         self._api, self._cache, self._recorder = api, cache, recorder
         self._pod_defaults, self._installed, self._clock = pod_defaults, installed, clock
+        self._troubles = Troubles(api)
         self._forms: dict[Key, _Read] = {}
         self._refusals: dict[Key, str] = {}  # why the last turn could not do all it wanted
 
@@ -85,6 +86,8 @@ class ServiceWorker:
             installed=self._installed(),
             refusal=self._refusals.get(key, ""),
         )
+        if observed.silent:
+            observed = replace(observed, warnings=self._troubles.warnings(key[1]))
         decision = reconcile_service(observed, self._clock())
         self._write(item, status, decision.status)
         self._carry_out(key, decision.actions, view)

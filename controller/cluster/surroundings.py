@@ -115,10 +115,11 @@ class Troubles:
         if main is None or any(o["kind"] == POD.name and not is_of_the_store(o) for o in mine):
             return {}
         metadata = main["metadata"]
-        why = self._warnings(metadata["namespace"]).get(metadata["uid"])
+        why = self.warnings(metadata["namespace"]).get(metadata["uid"])
         return {(attempt.stage, attempt.number): why} if why else {}
 
-    def _warnings(self, namespace: str) -> Mapping[str, Waiting]:
+    def warnings(self, namespace: str) -> Mapping[str, Waiting]:
+        """The latest warning about each object of a namespace, by its uid."""
         now = time.monotonic()
         with self._lock:
             asked_at, known = self._known.get(namespace, (float("-inf"), {}))

@@ -18,6 +18,8 @@ _NOT_INSTALLED: Final = {
     "ScaledObject": "no ScaledObject can be made: KEDA is not installed, or the chart's "
     "watch.autoscalers is off",
 }
+# A warning that is over once a pod was placed.
+_OF_BEFORE: Final = "FailedScheduling"
 # The condition that says whether an autoscaler works.
 _WORKS: Final = {"HorizontalPodAutoscaler": "ScalingActive", "ScaledObject": "Ready"}
 
@@ -103,12 +105,20 @@ def _progressing(status: ServiceStatus, observed: ObservedService) -> Finding:
 
 def _of_pods(observed: ObservedService) -> Waiting | None:
     """What keeps the youngest pods from answering."""
-    found = [(pod, why) for pod in observed.pods if (why := trouble_of(pod))]
+    found = [(pod, why) for pod in observed.pods if (why := _why(pod, observed))]
     if not found:
         return None
     pod, why = found[0]
     others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return Waiting(why.reason, f"pod {pod['metadata']['name']}{others}: {why.message}")
+
+
+def _why(pod: Object, observed: ObservedService) -> Waiting | None:
+    """What keeps one pod from answering."""
+    if pod not in observed.silent:
+        return trouble_of(pod)
+    warning = observed.warnings.get(pod["metadata"]["uid"])
+    return None if warning is None or warning.reason == _OF_BEFORE else warning
 
 
 def _of_deployment(deployment: Object) -> Waiting | None:

@@ -1,7 +1,7 @@
 """What is seen of one service, as frozen views: the input of ``reconcile_service``."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from controller.observe import ClaimView, Waiting, pod_view
@@ -46,6 +46,8 @@ class ObservedService:
     claim: ClaimView | None = None
     installed: frozenset[str] = frozenset(AUTOSCALER_KINDS)
     """Kinds of autoscalers that can be made."""
+    warnings: Mapping[str, Waiting] = field(default_factory=dict)
+    """The latest warning about objects, by their uid: asked for while pods are silent."""
     refusal: str = ""
     """Why the last write failed, in the API server's words."""
 
@@ -56,8 +58,8 @@ class ObservedService:
 
     @property
     def strangers(self) -> tuple[Object, ...]:
-        """Objects of a service that had its name before."""
-        return tuple(o for o in self.objects if not self._is_own(o))
+        """Objects of a service that had its name before; its pods may still finish their answers."""
+        return tuple(o for o in self.objects if o["kind"] != "Pod" and not self._is_own(o))
 
     @property
     def pods(self) -> tuple[Object, ...]:
@@ -69,6 +71,15 @@ class ObservedService:
         ]
         pods.sort(key=lambda pod: pod["metadata"].get("creationTimestamp", ""), reverse=True)
         return tuple(pods)
+
+    @property
+    def silent(self) -> tuple[Object, ...]:
+        """Pods that were placed and do not start, and of which no one says why: a volume perhaps."""
+        return tuple(
+            pod
+            for pod in self.pods
+            if pod["status"].get("phase") == "Pending" and trouble_of(pod) is None
+        )
 
     @property
     def deployment(self) -> Object | None:

@@ -13,7 +13,7 @@ from controller.service.objects import Action, actions_for
 from controller.service.observe import ObservedService
 from k8s.status import ServiceStatus
 
-# Neither a claim nor the definition of another kind tells us when it comes.
+# Neither claims nor definitions of other kinds nor warnings tell us when they come.
 LOOK_SECONDS: Final = 10
 
 
@@ -35,6 +35,7 @@ def reconcile_service(observed: ObservedService, now: float) -> ServiceDecision:
     status = with_service_conditions(observed.status, observed, now=clock)
     problem = problem_of(observed)
     kind = observed.service.autoscaler
-    waits = problem is not None or (kind is not None and kind not in observed.installed)
+    lacks_kind = kind is not None and kind not in observed.installed
+    waits = problem is not None or lacks_kind or bool(observed.silent)
     actions = () if problem else actions_for(observed)
     return ServiceDecision(actions, status, clock + LOOK_SECONDS if waits else None)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from controller.cluster.service_worker import service_view
-from controller.observe import ClaimView
+from controller.observe import ClaimView, Waiting
 from controller.service.objects import Apply, Drop
 from controller.service.observe import ObservedService
 from controller.service.reconcile import reconcile_service
@@ -214,6 +214,16 @@ def test_why_a_pod_does_not_answer_is_in_the_status(trouble, reason, words):
     assert truth(decision, "Progressing") == ("False", reason)
     assert words in decision.status.condition("Progressing").message
     assert "pod novel-1: " in decision.status.condition("Progressing").message
+
+
+def test_a_volume_that_does_not_come_is_told_by_a_warning():
+    silent = pod(state={"waiting": {"reason": "ContainerCreating"}})
+    waiting = decide([*settled(), silent])
+    assert truth(waiting, "Progressing") == ("True", "UpToDate")
+    assert waiting.requeue_at == 20
+    why = {"novel-1": Waiting("FailedMount", 'secret "keys" not found')}
+    warned = decide([*settled(), silent], warnings=why)
+    assert truth(warned, "Progressing") == ("False", "FailedMount")
 
 
 def test_a_pod_that_was_started_again_and_answers_is_no_trouble():
