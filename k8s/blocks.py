@@ -230,6 +230,20 @@ class DataBlock(Remote, DataSettings):
             return self.input
         return None
 
+    @model_validator(mode="after")
+    def _names_files(self) -> Self:
+        inputs = [self.input] if isinstance(self.input, str) else [i.path for i in self.input]
+        for each in inputs:
+            is_pattern = scheme(each) == "https" and "*" in each
+            if each.endswith("/") or is_pattern:
+                raise ConfigError(
+                    "data.input",
+                    seen=each,
+                    rule="is a pattern, which the web does not know" if is_pattern else "is a folder",
+                    fix="name one file" if is_pattern else "name its files, such as *.txt",
+                )
+        return self
+
     @property
     def settings(self) -> DataSettings:
         """The part that training reads."""

@@ -44,7 +44,6 @@ NOT_BUILT: Final = (
     NotBuilt("data.format", _is("chat"), "use text or jsonl"),
     NotBuilt("data.template", _is_set, "use format text or jsonl"),
     NotBuilt("export.to", _is_on_a_claim, "write into the workspace and copy it from there"),
-    NotBuilt("resumeFrom", _is_set, "run a job of the same name, which goes on by itself"),
     NotBuilt("serve.tensorParallel", _is_several, "use 1"),
 )
 OF_SERVICES: Final = (NotBuilt("tensorParallel", _is_several, "use 1"),)

@@ -53,7 +53,7 @@ def service_of(job: PanguJob, version: str) -> PanguService | None:
         spec=ServiceSpec(
             image=spec.image,
             workspace=WorkspaceBlock(claim_name=claim),
-            model=RunPaths(job.name).model,
+            model=RunPaths(job.run_name).model,
             **(values | {"pods": pods}),
         ),
     )

@@ -46,6 +46,7 @@ SERVER_FIELDS: Final = frozenset(
         "selfLink",
     }
 )
+_UID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DNS_1035: Final = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 
 
@@ -103,8 +104,11 @@ class JobSpec(Settings):
     """Weights for another program, or elsewhere."""
     serve: ServeBlock | None = None
     """A service to create or update at the end."""
-    resume_from: str | None = None
-    """Name of an earlier run whose folder this one may continue."""
+    resume_from: (
+        Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)] | None
+    ) = None
+    """An earlier run to go on with: a job's name, whose folder runs/NAME/ then is this job's, or the
+    uid of a deleted job of this name. That run may write there no more."""
     suspend: bool = False
     """Keep the job from running; pods save and end."""
     cancel: bool = False
@@ -272,8 +276,14 @@ class PanguJob(Settings):
 
     @property
     def name(self) -> str:
-        """The object's name; outputs go to runs/<name>/."""
+        """The object's name."""
         return self.metadata.name
+
+    @property
+    def run_name(self) -> str:
+        """Outputs go to runs/<run_name>/."""
+        earlier = self.spec.resume_from
+        return self.name if earlier is None or _UID.fullmatch(earlier) else earlier
 
     @property
     def uid(self) -> str:

@@ -32,8 +32,11 @@ class Stage:
 
     def config(self, attempt: int) -> Settings:
         """The settings that the stage's pods read from their config file."""
-        run = RunIdentity(name=self.job.name, uid=self.job.uid, attempt=attempt)
-        return _CONFIGS[self.name](self.job, run)
+        job = self.job
+        run = RunIdentity(
+            name=job.run_name, uid=job.uid, attempt=attempt, resume_from=job.spec.resume_from
+        )
+        return _CONFIGS[self.name](job, run)
 
     @property
     def store(self) -> Remote | None:
@@ -97,7 +100,7 @@ def _fetch(job: PanguJob, run: RunIdentity) -> FetchConfig:
 
 def _fetched(job: PanguJob, field: str) -> str:
     """Folder of what a field's address brings."""
-    return f"{RunPaths(job.name).fetched}/{field.partition('.')[0]}"
+    return f"{RunPaths(job.run_name).fetched}/{field.partition('.')[0]}"
 
 
 def _convert(job: PanguJob, run: RunIdentity) -> ConvertConfig:
@@ -108,13 +111,13 @@ def _convert(job: PanguJob, run: RunIdentity) -> ConvertConfig:
     return ConvertConfig(
         run=run,
         source=source,
-        target=RunPaths(job.name).converted,
+        target=RunPaths(job.run_name).converted,
         model=job.spec.model.sizes,
     )
 
 
 def _split(job: PanguJob, run: RunIdentity) -> ReshardConfig:
-    paths = RunPaths(job.name)
+    paths = RunPaths(job.run_name)
     return ReshardConfig(
         run=run,
         source=paths.converted,
@@ -140,13 +143,13 @@ def _preprocess(job: PanguJob, run: RunIdentity) -> PreprocessConfig:
         split_sentences=data.split_sentences,
         tokenizer=job.spec.tokenizer,
         append_eod=data.append_eod,
-        output=RunPaths(job.name).tokens,
+        output=RunPaths(job.run_name).tokens,
         workers=data.workers,
     )
 
 
 def _train(job: PanguJob, run: RunIdentity) -> TrainConfig:
-    paths, spec = RunPaths(job.name), job.spec
+    paths, spec = RunPaths(job.run_name), job.spec
     start = paths.split if spec.split.always else paths.converted
     return TrainConfig(
         run=run,
@@ -160,12 +163,12 @@ def _train(job: PanguJob, run: RunIdentity) -> TrainConfig:
 
 
 def _merge(job: PanguJob, run: RunIdentity) -> ReshardConfig:
-    paths = RunPaths(job.name)
+    paths = RunPaths(job.run_name)
     return ReshardConfig(run=run, source=paths.checkpoints, target=paths.model)
 
 
 def _export(job: PanguJob, run: RunIdentity) -> ConvertConfig:
-    paths, export = RunPaths(job.name), job.spec.export
+    paths, export = RunPaths(job.run_name), job.spec.export
     assert export is not None
     return ConvertConfig(
         run=run,

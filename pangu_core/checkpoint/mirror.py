@@ -77,7 +77,7 @@ class Mirror:
         if name is None:
             return
         owner = parse(self._manifest(name), f"{self.url}/{name}").run
-        if owner.uid != run.uid:
+        if not run.may_continue(uid=owner.uid, name=owner.name):
             raise ConfigError(
                 SUBJECT,
                 seen=f"{shown(self.url)}: holds copies of run {owner.name} ({owner.uid})",

@@ -2,13 +2,14 @@
 
 {"name": "my-run", "uid": "5c1f...", "attempts": {"train": 3}, "claims": {"train": "9d0a..."}}
 
+Another run is a stranger, unless it names the owner in ``resumeFrom``; the owner of before is one then.
 A lower attempt than the newest is shut out. Within an attempt of training, ranks of a round that
 the rendezvous gave up may live on, unseen since their launcher is stopped or cut off: each round
 claims the folder before it loads, under a token of its own, and the one before may commit no more.
 """
 
 import secrets
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,8 @@ class Owner:
     uid: str
     attempts: dict[str, int] = field(default_factory=dict)
     claims: dict[str, str] = field(default_factory=dict)
+    former: tuple[str, ...] = ()
+    """Uids of the runs whose folder it was: what a run gave up it does not take back."""
 
 
 _ADAPTER: Final = TypeAdapter(Owner)
@@ -46,7 +49,7 @@ def claim(folder: Path, run: RunIdentity, stage: str) -> str:
     attempts = {**owner.attempts, stage: run.attempt}
     claims = {**owner.claims, stage: token}
     folder.mkdir(parents=True, exist_ok=True)
-    claimed = Owner(name=run.name, uid=run.uid, attempts=attempts, claims=claims)
+    claimed = replace(owner, attempts=attempts, claims=claims)
     durable.replace_json(folder / OWNER_FILE, asdict(claimed))
     return token
 
@@ -65,13 +68,16 @@ def check(folder: Path, run: RunIdentity, stage: str, *, token: str = "") -> Own
         RendezvousError: a later round of this attempt claimed the folder.
     """
     owner = _read(folder / OWNER_FILE) or Owner(name=run.name, uid=run.uid)
-    if owner.uid != run.uid:
+    if run.uid in owner.former or not run.may_continue(uid=owner.uid, name=owner.name):
         raise WorkspaceError(
             str(folder),
             seen=f"owned by run {owner.name} ({owner.uid})",
             rule=f"run {run.name} ({run.uid}) must not write over another's results",
-            fix="give the job another name, or delete the old run's folder",
+            fix="give the job another name, delete the old run's folder, or name the old run in "
+            "resumeFrom",
         )
+    if owner.uid != run.uid:  # its attempts and claims are not counted on
+        owner = Owner(name=run.name, uid=run.uid, former=(*owner.former, owner.uid))
     newest = owner.attempts.get(stage, 0)
     if newest > run.attempt:
         raise WorkspaceError(

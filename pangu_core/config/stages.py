@@ -55,6 +55,12 @@ class RunIdentity(Settings):
     """Unique per job object: a second job of the same name is a stranger."""
     attempt: Positive = 1
     """Counts the starts of this stage; a lower attempt never moves ``latest``."""
+    resume_from: str | None = None
+    """Uid or name of an earlier run whose results this one may take on."""
+
+    def may_continue(self, *, uid: str, name: str) -> bool:
+        """Whether what another run wrote is this one's to go on with."""
+        return self.uid == uid or self.resume_from in (uid, name)
 
 
 # Environment of the ``notify`` pod: the bearer token of its call.

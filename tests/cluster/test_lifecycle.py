@@ -1,12 +1,13 @@
 """What users and queues ask of a job, on a real API server with the real training operator."""
 
 import pytest
+from kubernetes.client import ApiException
 
 from k8s import names
 from pangu_core.messages import Progress
 from tests.cluster.access import eventually
 from tests.cluster.behaviour import Behaviour, Pod
-from tests.cluster.jobs import JOB, PATIENCE_SECONDS, until_training
+from tests.cluster.jobs import DONE, JOB, PATIENCE_SECONDS, until_training
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -47,3 +48,24 @@ def test_a_trainer_that_waits_for_the_rest_of_a_unit_is_given_back(jobs):
     assert status["gpu"]["usedSeconds"] > status["gpu"]["surplusSeconds"]
     assert {past["stage"] for past in status["history"]} == {"preprocess"}
     assert "surplus" in jobs.pangu("status", "novel")
+
+
+def test_a_pod_of_the_job_tells_a_webhook_of_its_end_once(jobs):
+    jobs.create(notify={"url": "https://hook.example.com/pangu", "secretRef": {"name": "hook"}})
+    for worker in jobs.wait_for_pods("train", 2, attempt=1):
+        jobs.stand_in.end(worker, 0, message=DONE)
+    jobs.wait(lambda s: s["phase"] == "Complete" and s.get("notice", {}).get("seen"))
+    path = f"/apis/batch/v1/namespaces/{jobs.namespace}/jobs/novel-notify-1"
+    ended = eventually(
+        lambda: (j := jobs.cluster.request("GET", path))["status"].get("succeeded") and j
+    )
+    container = ended["spec"]["template"]["spec"]["containers"][0]
+    secret = next(e for e in container["env"] if e["name"] == names.NOTIFY_VARIABLE)
+    assert secret["valueFrom"]["secretKeyRef"] == {"name": "hook", "key": "token"}
+    jobs.cluster.request("DELETE", path, {"propagationPolicy": "Foreground"})
+    jobs.controllers[0].kill()
+    jobs.start_controller()
+    jobs.change({"ttlSecondsAfterFinished": 3_600})
+    jobs.wait(lambda s: s["observedGeneration"] == 2)
+    with pytest.raises(ApiException, match="404"):
+        jobs.cluster.request("GET", path)

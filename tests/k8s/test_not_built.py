@@ -12,7 +12,6 @@ ASKED_FOR = {
     "data.format": ["data.format=chat"],
     "data.template": ["data.template=chat.j2"],
     "export.to": ["export={to: pvc://c/out}"],
-    "resumeFrom": ["resumeFrom=other"],
     "serve.tensorParallel": ["serve={tensorParallel: 2}"],
 }
 
