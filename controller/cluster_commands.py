@@ -138,16 +138,32 @@ def rerun(name: str, stage: str, context: str | None, namespace: str | None) -> 
 @click.command()
 @NAME
 @cluster_options
-def delete(name: str, context: str | None, namespace: str | None) -> None:
+@click.option("--with-data", is_flag=True, help="Delete what a job wrote, too: runs/NAME.")
+def delete(name: str, with_data: bool, context: str | None, namespace: str | None) -> None:
     """Delete a job or a service with its pods. What is in the workspace stays.
 
-    NAME is a job's, else a service's; ps/NAME is a service's in any case.
+    NAME is a job's, else a service's; ps/NAME is a service's in any case. With --with-data a Job
+    deletes the folder of the run, once the pods of the job are gone.
     """
     with cluster(context, namespace) as api:
         item = get_either(api, name)
         kind, metadata = kind_by_name(item["kind"]), item["metadata"]
         name, uid = metadata["name"], metadata["uid"]
+        if with_data and kind != JOB:
+            raise ConfigError(
+                "--with-data", seen=f"{kind.name} {name}", rule="is for jobs: a service writes nothing",
+                fix="leave it out",
+            )  # fmt: skip
         api.delete(kind, api.namespace, name, uid=uid, propagation="Foreground")
+        if with_data:
+            click.echo(f"PanguJob {name}: deleted; waiting for its pods to end")
+            from controller.clean_up import clean_up
+
+            made = clean_up(api, item)
+            click.echo(
+                f"Job {made}: deletes runs/{name}; kubectl logs job/{made} says if it cannot"
+            )
+            return
     kept = f"runs/{name} stays in the workspace" if kind == JOB else "its model stays"
     click.echo(f"{kind.name} {name}: deleted; {kept}")
 
