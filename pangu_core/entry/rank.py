@@ -29,7 +29,9 @@ def main() -> int:
     stop = StopRequests()
     stop.listen()
     try:
-        return train(stop, round_number).code
+        code = train(stop, round_number).code
+        stop.ignore()
+        return code
     except Exception as error:  # the border: the launcher reads what is left here
         traceback.print_exc()
         sys.stderr.flush()
