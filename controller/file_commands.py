@@ -29,13 +29,17 @@ def validate(file: Path, overrides: tuple[str, ...]) -> None:
 
 @click.command()
 @FILE
-@click.option("--stage", help="Print the manifests of one stage only.")
+@click.option("--stage", help="Print what one stage needs, for kubectl apply without a controller.")
 @click.option(
     "--attempt", type=click.IntRange(1), default=1, show_default=True, help="With --stage: which."
 )
 @OVERRIDES
 def render(file: Path, stage: str | None, attempt: int, overrides: tuple[str, ...]) -> None:
-    """Print the manifests of a job file, as YAML."""
+    """Print the manifests of a job file, as YAML.
+
+    The pods of a stage expect what the stages before it leave in the workspace. Each start needs
+    an attempt number of its own.
+    """
     # Loaded here, so that validate does not pay for the template engine.
     from k8s import render as rendering
     from k8s.check import problems
@@ -46,6 +50,7 @@ def render(file: Path, stage: str | None, attempt: int, overrides: tuple[str, ..
         if not stage:
             manifests += rendering.render(each)
         elif isinstance(each, PanguJob):
+            manifests += rendering.render_claim(each)
             manifests += rendering.render_stage(each, stage, attempt)
     found = problems(manifests)
     if found:

@@ -67,12 +67,12 @@ def test_render_prints_yaml_of_all_stages_or_of_one(capsys):
     assert kinds.count("Job") == 2
     assert main(["render", TINY, "--stage", "train", "--attempt", "3"]) == 0
     names = {each["metadata"]["name"] for each in yaml.safe_load_all(capsys.readouterr().out)}
-    assert names == {"tiny-cpu-train-3", "tiny-cpu-train-3-store"}
+    assert names == {"tiny-cpu-train-3", "tiny-cpu-train-3-store", "tiny-cpu-workspace"}
 
 
 def test_set_overrides_one_field(capsys):
     assert main(["render", TINY, "--stage", "train", "--set", "train.steps=7"]) == 0
-    (config_map, *_) = yaml.safe_load_all(capsys.readouterr().out)
+    (_, config_map, *_) = yaml.safe_load_all(capsys.readouterr().out)
     assert yaml.safe_load(config_map["data"]["config.yaml"])["train"]["steps"] == 7
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from k8s import names, render
 from k8s.check import pod_of, problems
-from k8s.render import render_job, render_stage
+from k8s.render import render_job, render_notice, render_stage
 from k8s.spec import parse, parse_job
 from k8s.stages import plan
 from k8s.text import one_line, pretty_documents
@@ -27,6 +27,7 @@ WHOLE = (
     "metadata.uid=1b4e28ba-2fa1-11d2-883f-0016d3cca427",
     "metadata.namespace=research",
     "tokenizer=vocab/own.model",
+    "queue={name: research, priorityClass: low}",
     "pods={serviceAccountName: trainer, runtimeClassName: nvidia, imagePullPolicy: Always, "
     "envFrom: [{secretRef: {name: proxy}}], schedulerName: gangs, annotations: {a: b}, "
     "volumes: [{name: c, csi: {driver: d.example.com}}, {name: e, emptyDir: {medium: Memory}}], "
@@ -78,6 +79,18 @@ def test_every_object_fits_its_schema(job, overrides):
     for manifest in render_job(job(*overrides)):
         if manifest["kind"] != "PyTorchJob":
             kubernetes_validate.validate(manifest, OLDEST_KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("secret", ["", ", secretRef: {name: hook}"], ids=["open", "with a token"])
+def test_the_call_about_a_jobs_end_fits_its_schema(job, secret):
+    told = job("metadata.uid=u", f"notify={{url: 'https://hook'{secret}}}")
+    manifests = render_notice(told, 2, '{"phase": "Failed"}', image="controller")
+    for manifest in manifests:
+        kubernetes_validate.validate(manifest, OLDEST_KUBERNETES, strict=True)
+    assert problems(manifests) == []
+    (container,) = pod_of(manifests[-1])["spec"]["containers"]
+    assert ("PANGU_NOTIFY_TOKEN" in environment_of(manifests[-1])) == bool(secret)
+    assert container["image"] == "controller"
 
 
 @pytest.mark.parametrize("overrides", [(), WHOLE], ids=["small", "whole"])
@@ -236,7 +249,10 @@ def test_no_text_changes_the_shape_of_a_manifest(first, second):
             "image": first,
             "workspace": {"claimName": second[:253]},
             "model": {"preset": "tiny"},
-            "data": {"input": "a" + second.replace("..", "").replace(":", ""), "jsonKey": first},
+            "data": {
+                "input": "a" + second.replace("..", "").replace(":", "").rstrip("/"),
+                "jsonKey": first,
+            },
             "train": {"steps": 1, "globalBatchSize": 1},
             "pods": {
                 "env": [{"name": "A", "value": first}, {"name": "B", "value": second}],
