@@ -24,6 +24,7 @@ from k8s.render import render_stage
 from k8s.spec import PanguJob, parse_job
 from k8s.status import JobStatus, PastAttempt
 from pangu_core.errors import ConfigError
+from pangu_core.workspace import RunPaths
 
 # One machine's first retry need not wait for a cluster to calm down.
 BACKOFF_SECONDS = 1.0
@@ -86,7 +87,7 @@ def run_job(job: PanguJob, workspace: Path) -> int:
         with _reporter(view) as reporter:
             reporter.tell([f"{job.name}: workspace {folder.workspace}, logs in {folder.logs}"])
             code, after = _run(job, view, folder, status, reporter)
-            reporter.tell(_last_words(after, folder))
+            reporter.tell([*_last_words(after, folder), *_how_to_serve(job, after, folder)])
     return code
 
 
@@ -142,6 +143,14 @@ def _reporter(view: JobView) -> Iterator[Reporter]:
 
     with LiveTable(Console(), view) as table:
         yield table
+
+
+def _how_to_serve(job: PanguJob, status: JobStatus, folder: RunFolder) -> list[str]:
+    """What a cluster would start at the end and this machine does not."""
+    if job.spec.serve is None or status.phase != "Complete":
+        return []
+    model = folder.workspace / RunPaths(job.run_name).model
+    return [f"serve it: pangu serve --model {model} --name {job.name}"]
 
 
 def _last_words(status: JobStatus, folder: RunFolder) -> list[str]:

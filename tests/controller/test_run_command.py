@@ -43,6 +43,15 @@ def test_a_job_runs_to_its_end_and_says_where_the_results_are(
     assert stored["status"]["stages"][1]["manifestSha256"] == "ab"
 
 
+def test_a_job_that_asks_for_a_service_says_how_to_start_one_here(
+    tmp_path, monkeypatch, fake_render, capsys
+):
+    monkeypatch.setattr(run_command, "render_stage", fake_render(GOOD))
+    assert run_command.run_job(parse_job(JOB, ["serve={}"]), tmp_path) == 0
+    model = tmp_path.resolve() / "runs/novel/model"
+    assert f"serve it: pangu serve --model {model} --name novel" in capsys.readouterr().out
+
+
 TOKENS = '(work / "tokens")'
 AS_A_STAGE = {
     **GOOD,
