@@ -36,9 +36,9 @@ def nodes_in_round(view: AttemptView, job: JobView) -> int:
 
 
 def surplus_pods(view: AttemptView, job: JobView) -> int:
-    """Pods that run and have no place in the round: they do not fill another unit."""
+    """Pods that run, are not on their way out, and have no place in the round."""
     nodes = nodes_in_round(view, job)
-    running = sum(pod.phase == "Running" for pod in view.pods)
+    running = sum(pod.phase == "Running" and pod.kill_at is None for pod in view.pods)
     return max(0, running - nodes) if nodes else 0
 
 

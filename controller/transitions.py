@@ -37,10 +37,24 @@ def transitions(before: JobStatus, after: JobStatus) -> tuple[Change, ...]:
     if after.attempt and _key(after) != _key(before):
         stage, number = after.attempt.stage, after.attempt.number
         changes.append(Change("AttemptStarted", f"{stage}: attempt {number} starts"))
+    changes += _resized(before, after)
     if after.phase != before.phase and after.phase in _PHASES:
         is_failure = after.phase == "Failed"
         changes.append(Change(after.phase, _PHASES[after.phase], is_warning=is_failure))
     return (*changes, *_served(before, after))
+
+
+def _resized(before: JobStatus, after: JobStatus) -> list[Change]:
+    """What became of trainers that had no place in the gang."""
+    if after.attempt is None or before.attempt is None or _key(after) != _key(before):
+        return []
+    fewer, was = after.attempt.replicas, before.attempt.replicas
+    if fewer == was:
+        return []
+    if fewer is None:
+        return [Change("AllTrainersWanted", "all trainers are asked for again")]
+    text = f"trainers beyond {fewer} are given back: they waited for the rest of a node unit"
+    return [Change("SurplusGivenBack", text)]
 
 
 def duration(stage: StageStatus) -> str:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from controller.actions import Delete, Scale
 from controller.observe import AttemptView, JobView, Observed, PodView, StagePlan
 from controller.reconcile import reconcile
+from controller.transitions import transitions
 from controller.usage import counted
 from k8s.status import GpuUsage, JobStatus
 from pangu_core.messages import Progress
@@ -64,6 +65,12 @@ def test_steps_that_are_made_again_are_of_no_use():
 
 def test_pods_without_a_place_in_the_round_are_surplus():
     assert seconds(play(JOB, [(0, gang(3, 2))]), 10) == (240, 0, 0, 80)
+
+
+def test_pods_on_their_way_out_are_no_surplus():
+    view = gang(4, 2)
+    leaving = [replace(p, kill_at=99) if p.replica > "1" else p for p in view.pods]
+    assert seconds(play(JOB, [(0, replace(view, pods=tuple(leaving)))]), 10) == (320, 0, 0, 0)
 
 
 def test_a_launcher_that_does_not_answer_for_a_while_changes_nothing():
@@ -124,6 +131,7 @@ def test_pods_that_wait_for_the_rest_of_a_unit_are_given_back():
     assert decision.actions == (Scale("train", 1, 2),)
     assert decision.status.attempt is not None
     assert not decision.status.charges
+    assert [c.reason for c in transitions(status, decision.status)] == ["SurplusGivenBack"]
 
 
 def test_what_was_given_back_is_asked_for_again_after_a_wait_that_doubles():
