@@ -1,6 +1,5 @@
 """Lives of a service against a real API server and the real Deployment controller."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,75 +10,11 @@ from pangu_core.errors import ConfigError
 from pangu_core.messages import Termination
 from tests.cluster.access import eventually
 from tests.cluster.behaviour import Behaviour, Pod
-from tests.cluster.jobs import DONE, PATIENCE_SECONDS, Jobs, condition
+from tests.cluster.jobs import DONE, PATIENCE_SECONDS, condition
+from tests.cluster.services import SPEC, Services
 from tests.cluster.stand_in import StandIn
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
-
-SPEC = {
-    "image": "pangu-core:test",
-    "workspace": {"claimName": "work"},
-    "model": "runs/novel/model",
-    "replicas": 2,
-    "apiKeys": {"secretName": "keys"},
-    "pods": {"resources": {"requests": {"cpu": "1000m"}}},
-}
-
-
-class Services(Jobs):
-    """PanguServices of one namespace beside its jobs, and a controller that looks after them."""
-
-    def service_path(self, part: str = "") -> str:
-        path = f"/apis/{names.API_VERSION}/namespaces/{self.namespace}/panguservices"
-        return f"{path}/novel{part}"
-
-    def serve(self, **changes: object) -> None:
-        body = {
-            "apiVersion": names.API_VERSION,
-            "kind": names.SERVICE_KIND,
-            "metadata": {"name": "novel"},
-            "spec": SPEC | changes,
-        }
-        self.cluster.request("POST", self.service_path().removesuffix("/novel"), body)
-
-    def edit(self, spec: dict, part: str = "") -> None:
-        kind = "application/merge-patch+json"
-        self.cluster.request("PATCH", self.service_path(part), {"spec": spec}, kind=kind)
-
-    def until(self, look):
-        """The service's status, as soon as ``look(status)`` holds."""
-
-        def found():
-            status = self.cluster.request("GET", self.service_path()).get("status", {})
-            return status if status and look(status) else None
-
-        try:
-            return eventually(found, seconds=PATIENCE_SECONDS)
-        except AssertionError as error:
-            log = self.log.read_text(errors="replace")[-4000:]
-            said = self.cluster.request("GET", self.service_path()).get("status", {})
-            raise AssertionError(f"{error}\n{json.dumps(said, indent=1)}\n{log}") from None
-
-    def until_up_to_date(self, count: int):
-        return self.until(
-            lambda s: (
-                s.get("readyReplicas") == s.get("updatedReplicas") == s.get("replicas") == count
-                and condition(s, "Progressing")["reason"] == "UpToDate"
-            )
-        )
-
-    def child(self, plural: str, group: str = "apis/apps/v1") -> dict:
-        path = f"/{group}/namespaces/{self.namespace}/{plural}/novel"
-        return self.cluster.request("GET", path)
-
-    def children(self) -> list[str]:
-        kinds = "deployments,services,configmaps,poddisruptionbudgets,pods"
-        own = ["-n", self.namespace, "-l", f"{names.SERVICE_LABEL}=novel", "-o", "name"]
-        return self.cluster.kubectl("get", kinds, *own).split()
-
-    def num_events(self, reason: str) -> int:
-        path = f"/api/v1/namespaces/{self.namespace}/events"
-        return sum(e["reason"] == reason for e in self.cluster.request("GET", path)["items"])
 
 
 @pytest.fixture
@@ -197,3 +132,41 @@ def test_a_job_makes_its_service_at_its_end_and_takes_nobody_elses_name(services
     services.cluster.request("DELETE", services.path("novel"))
     eventually(lambda: services.num_events("Serving") == 1)
     assert services.until_up_to_date(1)
+
+
+KEDA = """
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: scaledobjects.keda.sh}
+spec:
+  group: keda.sh
+  scope: Namespaced
+  names: {kind: ScaledObject, listKind: ScaledObjectList, plural: scaledobjects, singular: scaledobject}
+  versions:
+  - name: v1alpha1
+    served: true
+    storage: true
+    subresources: {status: {}}
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+"""
+
+
+def test_autoscalers_are_made_where_they_may_be_and_keda_is_picked_up_when_it_comes(services):
+    services.controllers[0].kill()
+    services.start_controller(more=["--watch-autoscalers"])
+    services.serve(autoscale={"max": 4, "cpuPercent": 70})
+    autoscalers = ("horizontalpodautoscalers", "apis/autoscaling/v2")
+    made = eventually(lambda: services.child(*autoscalers), seconds=PATIENCE_SECONDS)
+    assert made["spec"]["scaleTargetRef"]["kind"] == "PanguService"
+    services.edit({"autoscale": {"cpuPercent": None, "waiting": 2, "prometheus": "http://p:9090"}})
+    services.until(lambda s: condition(s, "Autoscaled").get("reason") == "NotInstalled")
+    assert condition(services.until_up_to_date(2), "Available")["status"] == "True"
+    crd = services.cluster.folder / "keda.yaml"
+    crd.write_text(KEDA, encoding="utf-8")
+    services.cluster.kubectl("apply", "-f", str(crd))
+    try:
+        services.until(lambda s: condition(s, "Autoscaled").get("status") == "True")
+        scaled = services.child("scaledobjects", "apis/keda.sh/v1alpha1")
+        assert scaled["spec"]["maxReplicaCount"] == 4
+    finally:
+        services.cluster.kubectl("delete", "-f", str(crd))
