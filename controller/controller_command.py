@@ -38,6 +38,11 @@ EXIT_LOST_LEASE = 1
     help="Make autoscalers for services that ask for them; they must be writable.",
 )
 @click.option(
+    "--watch-queues",
+    is_flag=True,
+    help="Say why Kueue holds a job; its Workloads must be readable.",
+)
+@click.option(
     "--pod-defaults",
     type=click.Path(path_type=Path),
     help="YAML file of what the pods of every job get where it does not say otherwise.",

@@ -53,6 +53,8 @@ class Watch(Settings):
     autoscalers: bool = False
     """Make HorizontalPodAutoscalers, and ScaledObjects where KEDA is, for services that ask for
     them."""
+    queues: bool = False
+    """Read Kueue's Workloads: a job that waits in a queue then says why."""
 
 
 class Crds(Settings):

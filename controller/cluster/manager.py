@@ -22,6 +22,7 @@ from controller.cluster.service_worker import ServiceWorker
 from controller.cluster.territory import Territory
 from controller.cluster.work_queue import WorkQueue
 from controller.cluster.worker import JobWorker, key_of
+from controller.cluster.workloads import Workloads
 from k8s import names
 from k8s.placement import PodSettings
 from pangu_core.errors import ConfigError
@@ -51,6 +52,7 @@ class Settings:
     workers: int = 4
     watch_nodes: bool = False
     watch_autoscalers: bool = False
+    watch_queues: bool = False
     progress_port: int = names.PROGRESS_PORT
     timing: Timing = DEFAULT_TIMING
 
@@ -73,6 +75,7 @@ class Manager:
             recorder=self._recorder,
             store_image=settings.store_image,
             pod_defaults=settings.pod_defaults,
+            workloads=Workloads(api) if settings.watch_queues else None,
         )
         self._service_worker = ServiceWorker(
             api,

@@ -60,6 +60,7 @@ class JobWorker:
         recorder: Recorder,
         store_image: str,
         pod_defaults: PodSettings,
+        workloads: Workloads | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._api, self._cache = api, cache
@@ -67,7 +68,7 @@ class JobWorker:
         self._actuator = Actuator(api, cache, store_image=store_image)
         self._pod_defaults = pod_defaults
         self._troubles = Troubles(api)
-        self._workloads = Workloads(api)
+        self._workloads = workloads
         self._forms: dict[Key, _Read] = {}
         self._refusals: dict[Key, str] = {}  # why the last turn could not do all it wanted
 
@@ -132,7 +133,7 @@ class JobWorker:
                 trouble=self._troubles.of(status.attempt, own),
             ),
             claim=claim_view(self._cache.all(CLAIM), key[1], view.claim),
-            admission=self._workloads.of(status.attempt, own),
+            admission=self._workloads.of(status.attempt, own) if self._workloads else None,
             rivals=rivals(self._cache.all(JOB), view, status, self._clock()),
             service=found_service(self._cache.all(SERVICE), key) if view.serves else None,
             refusal=self._refusals.get(key, ""),

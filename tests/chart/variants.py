@@ -7,7 +7,7 @@ import pytest
 Manifest = dict[str, Any]
 EVERYTHING = {
     "image": {"digest": f"sha256:{'0' * 64}", "pullSecrets": [{"name": "registry"}]},
-    "watch": {"namespaces": ["research", "products"], "nodes": True},
+    "watch": {"namespaces": ["research", "products"], "nodes": True, "queues": True, "autoscalers": True},
     "controller": {
         "replicas": 3,
         "nodeSelector": {"pool": "system"},

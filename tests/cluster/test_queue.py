@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from controller.cluster.kinds import WORKLOAD
 from k8s import names
 from tests.cluster.access import eventually
 from tests.cluster.jobs import PATIENCE_SECONDS, Jobs, condition
@@ -87,3 +88,49 @@ def test_another_size_is_another_attempt_that_queues_anew(jobs: Jobs, kueue: Kue
     kueue.admit("novel-train-2")
     jobs.wait_for_pods("train", 1, attempt=2)
     assert kueue.stopped == []
+
+
+@pytest.fixture
+def workloads(jobs: Jobs) -> Iterator[str]:
+    """The path of Kueue's Workloads, in a definition without rules."""
+    version = {
+        "name": WORKLOAD.version,
+        "served": True,
+        "storage": True,
+        "schema": {
+            "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        },
+    }
+    spec = {
+        "group": WORKLOAD.group,
+        "names": {"kind": WORKLOAD.name, "plural": WORKLOAD.plural},
+        "scope": "Namespaced",
+        "versions": [version],
+    }
+    name = f"{WORKLOAD.plural}.{WORKLOAD.group}"
+    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    jobs.cluster.request("POST", definitions, {"metadata": {"name": name}, "spec": spec})
+    path = WORKLOAD.path(jobs.namespace)
+    eventually(lambda: jobs.cluster.request("GET", path), seconds=PATIENCE_SECONDS)
+    yield path
+    jobs.cluster.request("DELETE", f"{definitions}/{name}")
+
+
+def test_the_queues_own_words_are_in_the_status_where_they_may_be_read(
+    jobs: Jobs, workloads: str
+) -> None:
+    jobs.controllers[0].kill()
+    jobs.start_controller(more=["--watch-queues"])
+    jobs.create(queue=QUEUE)
+    jobs.wait(is_held)
+    path = f"/apis/batch/v1/namespaces/{jobs.namespace}/jobs/novel-preprocess-1"
+    uid = jobs.cluster.request("GET", path)["metadata"]["uid"]
+    no_room = {"type": "QuotaReserved", "status": "False", "reason": "Pending", "message": "no GPU"}
+    workload = {
+        "metadata": {"name": "w", "labels": {names.QUEUED_UID_LABEL: uid}},
+        "status": {"conditions": [no_room]},
+    }
+    body = {"apiVersion": WORKLOAD.api_version, "kind": WORKLOAD.name, **workload}
+    jobs.cluster.request("POST", workloads, body)
+    status = jobs.wait(lambda s: condition(s, "Queued").get("reason") == "Pending")
+    assert condition(status, "Queued")["message"] == "no GPU"

@@ -42,6 +42,11 @@ service consists of is applied. Secrets are never read.
 - apiGroups: [kubeflow.org]
   resources: [pytorchjobs]
   verbs: [get, list, watch, create, patch, delete]
+{{- if .Values.watch.queues }}
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [list]
+{{- end }}
 {{- if .Values.watch.autoscalers }}
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
