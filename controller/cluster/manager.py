@@ -75,6 +75,7 @@ class Manager:
             recorder=self._recorder,
             store_image=settings.store_image,
             pod_defaults=settings.pod_defaults,
+            on_latency=metrics.measure,
             workloads=Workloads(api) if settings.watch_queues else None,
         )
         self._service_worker = ServiceWorker(

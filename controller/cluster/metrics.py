@@ -14,10 +14,12 @@ from prometheus_client.registry import Collector
 from controller.cluster import kinds
 from controller.cluster.cache import Cache, Key
 from controller.cluster.work_queue import WorkQueue
+from controller.latencies import Latency
 from controller.usage import counted
 from k8s.status import GpuUsage, from_dict
 
 _GPU_PARTS: Final = ("used", "redone", "waiting", "surplus")
+_WAITS: Final = (1, 2, 5, 10, 20, 60, 120, 300, 600, 1_800, 3_600, 14_400)
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -33,6 +35,15 @@ class Metrics:
             "pangu_controller_failures", "Turns that failed and come again", ("error",),
             registry=self.registry,
         )  # fmt: skip
+        self._waits = {
+            kind: Histogram(
+                f"pangu_job_{kind}_seconds", text, registry=self.registry, buckets=_WAITS
+            )
+            for kind, text in (
+                ("start", "From a job's creation to its first pod that runs"),
+                ("recovery", "From a failed attempt's end to a pod of the next that runs"),
+            )
+        }
         self._seconds = Histogram(
             "pangu_controller_turn_seconds", "Time of one turn for one job",
             registry=self.registry, buckets=_BUCKETS,
@@ -41,6 +52,10 @@ class Metrics:
     def watch(self, *, queue: WorkQueue[Key], cache: Cache) -> None:
         """Count what waits in a queue, and the jobs in a cache by phase, whenever asked."""
         self.registry.register(_Now(queue, cache))
+
+    def measure(self, latency: Latency) -> None:
+        """Count a wait that is over."""
+        self._waits[latency.kind].observe(latency.seconds)
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:

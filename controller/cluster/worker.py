@@ -22,6 +22,7 @@ from controller.cluster.status_writer import write_status
 from controller.cluster.surroundings import Troubles, claim_view, found_service, lost_nodes, rivals
 from controller.cluster.workloads import Workloads
 from controller.jobs import job_view
+from controller.latencies import Latency, latency
 from controller.observe import JobView, Observed, attempts_of, is_of_the_store
 from controller.reconcile import reconcile
 from controller.status import with_condition
@@ -60,11 +61,11 @@ class JobWorker:
         recorder: Recorder,
         store_image: str,
         pod_defaults: PodSettings,
+        on_latency: Callable[[Latency], None],
         workloads: Workloads | None = None,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._api, self._cache = api, cache
-        self._launchers, self._recorder, self._clock = launchers, recorder, clock
+        self._launchers, self._recorder, self._on_latency = launchers, recorder, on_latency
         self._actuator = Actuator(api, cache, store_image=store_image)
         self._pod_defaults = pod_defaults
         self._troubles = Troubles(api)
@@ -85,7 +86,7 @@ class JobWorker:
             self._refusals.pop(key, None)
             self._launchers.forget(key)
             return None  # the garbage collector does the rest
-        now = self._clock()
+        now = time.time()
         own, foreign = _by_owner(objects, item["metadata"]["uid"])
         if foreign:
             return now + PREDECESSOR_SECONDS  # of a deleted job of this name, not yet collected
@@ -134,7 +135,7 @@ class JobWorker:
             ),
             claim=claim_view(self._cache.all(CLAIM), key[1], view.claim),
             admission=self._workloads.of(status.attempt, own) if self._workloads else None,
-            rivals=rivals(self._cache.all(JOB), view, status, self._clock()),
+            rivals=rivals(self._cache.all(JOB), view, status, time.time()),
             service=found_service(self._cache.all(SERVICE), key) if view.serves else None,
             refusal=self._refusals.get(key, ""),
         )
@@ -194,6 +195,10 @@ class JobWorker:
     def _tell(self, item: Object, before: JobStatus, after: JobStatus) -> None:
         for change in transitions(before, after):
             self._recorder.tell(item, change.reason, change.text, is_warning=change.is_warning)
+        created_at = from_rfc3339(item["metadata"]["creationTimestamp"])
+        over = latency(before, after, created_at=created_at, now=math.floor(time.time()))
+        if over:
+            self._on_latency(over)
 
 
 def key_of(item: Object) -> Key | None:
