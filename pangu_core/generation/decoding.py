@@ -119,10 +119,12 @@ class Decoder:
             The number of each row over there, and its number here. ``other`` is used up.
         """
         assert self._tokens_BT.shape[1] == other._tokens_BT.shape[1] == 1
+        seen_BV = torch.cat([self._seen_BV, other._seen_BV])
+        tokens_BT = torch.cat([self._tokens_BT, other._tokens_BT])
+        positions_BT = torch.cat([self._positions_BT, other._positions_BT])
+        # The large one: if memory does not suffice for it, nothing has changed yet.
         self._cache.join(other._cache)
-        self._seen_BV = torch.cat([self._seen_BV, other._seen_BV])
-        self._tokens_BT = torch.cat([self._tokens_BT, other._tokens_BT])
-        self._positions_BT = torch.cat([self._positions_BT, other._positions_BT])
+        self._seen_BV, self._tokens_BT, self._positions_BT = seen_BV, tokens_BT, positions_BT
         numbers = {}
         for number, row in enumerate(other._running, start=self._next_number):
             numbers[row.number] = number

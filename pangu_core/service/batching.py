@@ -8,8 +8,10 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import torch
 
 from pangu_core.errors import PanguError
 from pangu_core.generation.decoding import Decoder, ScoresError
@@ -50,7 +52,7 @@ class BatchEngine:
     Args:
         model: the model; nobody else may use it meanwhile.
         eod_id: the token that ends a text.
-        max_batch: rows that run together.
+        max_batch: rows that run together; ``places`` falls below it if memory holds fewer.
         max_queue: rows that may wait besides.
         clock: seconds that only go up.
     """
@@ -177,23 +179,43 @@ class BatchEngine:
         """Read a prompt, and let the row join the batch with its first token."""
         place = self._entering
         assert place is not None
-        row, number = place.row, None
-        newcomer = Decoder(self._model, [row.prompt], [row.stream], row.settings)
         try:
-            [token] = newcomer.step().values()
+            number, token = self._join(place.row)
         except ScoresError as error:
-            place.deliver(Failure(place.index, error))
+            self._turn_away(place, error)
+        except torch.OutOfMemoryError:
+            self._make_do(place)
         else:
-            if self._hand_out(place, token):
-                if self._decoder is None:
-                    self._decoder = newcomer
-                    [number] = newcomer.rows
-                else:
-                    [number] = self._decoder.join(newcomer).values()
+            with self._changed:
+                self._entering = None
+                self._running[number] = place
+            self._hand_out({number: token})
+
+    def _join(self, row: Row) -> tuple[int, int]:
+        """The row's number in the batch, and its first token."""
+        newcomer = Decoder(self._model, [row.prompt], [row.stream], row.settings)
+        [token] = newcomer.step().values()
+        if self._decoder is None:
+            self._decoder = newcomer
+            return newcomer.rows[0], token
+        [number] = self._decoder.join(newcomer).values()
+        return number, token
+
+    def _turn_away(self, place: _Place, error: PanguError) -> None:
         with self._changed:
             self._entering = None
-            if number is not None:
-                self._running[number] = place
+        place.deliver(Failure(place.index, error))
+
+    def _make_do(self, place: _Place) -> None:
+        """As many rows as run now are what memory holds: the newcomer waits for one to leave."""
+        if not self._running:
+            self._turn_away(place, _no_memory(place.row))
+            return
+        logger.warning("memory holds %d texts, not %d", len(self._running), self.places)
+        with self._changed:
+            self.places = len(self._running)
+            self._entering = None
+            self._waiting.appendleft(place)
 
     def _step(self, decoder: Decoder) -> None:
         """A token for every running row."""
@@ -205,27 +227,28 @@ class BatchEngine:
                 self._remove(error.rows)
             for place in broken:
                 place.deliver(Failure(place.index, error))
-            return
-        ended = {n for n, token in tokens.items() if not self._hand_out(self._running[n], token)}
-        with self._changed:
-            self._remove(ended)
+        else:
+            self._hand_out(tokens)
 
-    def _hand_out(self, place: _Place, token: int) -> bool:
-        """Deliver a token; false if it is the row's last."""
-        now = self._clock()
-        place.num_tokens += 1
-        place.began = place.began or now
-        last = token == self._eod_id or place.num_tokens == place.row.settings.max_new_tokens
+    def _hand_out(self, tokens: Mapping[int, int]) -> None:
+        """Deliver a token to each of some rows, and take those out that it ends."""
+        now, ended = self._clock(), []
+        for number, token in tokens.items():
+            place = self._running[number]
+            place.num_tokens += 1
+            place.began = place.began or now
+            if token == self._eod_id or place.num_tokens == place.row.settings.max_new_tokens:
+                ended.append(number)
+            if not place.aborted:
+                place.deliver(Token(place.index, token))
         with self._changed:
-            self._num_tokens += 1
+            self._num_tokens += len(tokens)
             self._last_token = self._last_progress = now
-            if last:
-                took = now - place.began
+            for number in ended:
+                took = now - self._running[number].began
                 mean = self._row_seconds or took
                 self._row_seconds = mean + SHARE_OF_NEWEST * (took - mean)
-        if not place.aborted:
-            place.deliver(Token(place.index, token))
-        return not last
+            self._remove(ended)
 
     def _give_up(self, error: Exception) -> None:
         """Tell every row, and keep the error for whoever asks."""
@@ -237,6 +260,15 @@ class BatchEngine:
             self._entering = None
         for place in places:
             place.deliver(Failure(place.index, _broken(error)))
+
+
+def _no_memory(row: Row) -> PanguError:
+    return PanguError(
+        "memory",
+        seen=f"too little for {len(row.prompt)} tokens and {row.settings.max_new_tokens} new ones",
+        rule="must hold the keys and values of one text at least",
+        fix="ask for fewer tokens, or serve on a larger device",
+    )
 
 
 def _broken(error: BaseException) -> PanguError:

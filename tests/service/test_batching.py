@@ -116,7 +116,10 @@ class Breaking:
 
     def __init__(self, model) -> None:
         self._model = model
-        self.config, self.device, self.new_cache = model.config, model.device, model.new_cache
+        self.config, self.device = model.config, model.device
+
+    def new_cache(self, batch_size, capacity):
+        return self._model.new_cache(batch_size, capacity)
 
     def extend(self, tokens_BT, positions_BT, cache, last_B):
         logits_BV = self._model.extend(tokens_BT, positions_BT, cache, last_B)
@@ -131,6 +134,35 @@ def test_scores_that_are_not_finite_fail_their_row_alone(model, alone):
     failure = events.get(timeout=60)
     assert isinstance(failure, Failure)
     assert "not finite" in str(failure.error)
+    engine.stop()
+
+
+class Scarce(Breaking):
+    """A model on a device whose memory is full when the third row comes, or always."""
+
+    def __init__(self, model, always: bool = False) -> None:
+        super().__init__(model)
+        self.always, self.num_caches = always, 0
+
+    def new_cache(self, batch_size, capacity):
+        self.num_caches += 1
+        if self.always or self.num_caches == 3:
+            raise torch.OutOfMemoryError
+        return self._model.new_cache(batch_size, capacity)
+
+
+def test_a_row_that_memory_has_no_room_for_waits_until_another_leaves(model, alone):
+    engine = start(Scarce(model))
+    assert write(engine, [row(number) for number in range(12)]) == alone[:12]
+    assert engine.places == 2
+    engine.stop()
+
+
+def test_a_row_too_large_for_memory_by_itself_fails_alone(model):
+    engine, events = start(Scarce(model, always=True)), queue.Queue()
+    engine.submit([row(1)], events.put)
+    assert "ask for fewer tokens" in str(events.get(timeout=60).error)
+    assert (engine.stats().running, engine.stats().error) == (0, None)
     engine.stop()
 
 

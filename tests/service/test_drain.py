@@ -1,7 +1,12 @@
 """The end of a pod: nobody's answer is lost while there is time."""
 
-import threading
+import contextlib
+import http.client
+import json
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 import openai
 import pytest
@@ -9,43 +14,55 @@ import pytest
 from pangu_core.errors import EXIT_STOPPED
 from tests.service.conftest import POSITIONS, Running, running_pod, wait_until
 
-# One after the other, several hundred tokens each.
+# Several hundred tokens each.
 LONG = {"model": "small", "prompt": "四川", "max_tokens": POSITIONS - 40, "n": 16, "stream": True}
+SHORT = {"model": "small", "prompt": "a", "max_tokens": 1}
 
 
 def short(service: Running) -> int:
     """Status of a request for one token."""
     try:
-        service.client().completions.create(model="small", prompt="a", max_tokens=1)
+        service.client().completions.create(**SHORT)
     except openai.APIStatusError as error:
         return error.status_code
     return 200
 
 
-def read_all(stream, reasons: list) -> None:
-    for chunk in stream:
-        reasons += [choice.finish_reason for choice in chunk.choices if choice.finish_reason]
+@contextlib.contextmanager
+def half_sent(service: Running) -> Iterator[Callable[[], int]]:
+    """A request that has begun to arrive; the call sends the rest and returns the status."""
+    body = json.dumps(SHORT).encode()
+    address = urlsplit(service.url)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=60)
+    connection.putrequest("POST", "/v1/completions")
+    connection.putheader("Content-Length", str(len(body)))
+    connection.endheaders(body[:5])
+
+    def finish() -> int:
+        connection.send(body[5:])
+        return connection.getresponse().status
+
+    with contextlib.closing(connection):
+        yield finish
 
 
 def test_sigterm_turns_traffic_away_first_and_lets_what_runs_end(workspace, tmp_path):
-    settings = {"maxBatch": 1, "maxQueue": 40, "drainDelaySeconds": 1.0}
-    with running_pod(workspace, tmp_path, **settings) as service:
+    settings = {"maxBatch": 4, "maxQueue": 40, "drainDelaySeconds": 4.0}
+    with (
+        running_pod(workspace, tmp_path, **settings) as service,
+        half_sent(service) as finish,
+        ThreadPoolExecutor(1) as pool,
+    ):
         stream = service.client().completions.create(**LONG)
         next(stream)
-        reasons: list[str] = []
-        reader = threading.Thread(target=read_all, args=(stream, reasons))
-        reader.start()
+        reading = pool.submit(lambda: [chunk.choices[0].finish_reason for chunk in stream])
         service.terminate()
-        wait_until(lambda: service.get("/readyz") == (503, "draining\n"), "still ready", 1)
-        late = threading.Thread(target=short, args=(service,))
-        late.start()
-        wait_until(lambda: service.metric("pangu_serve_queue_depth") == 16, "not taken on", 1)
-        time.sleep(1)
-        assert short(service) == 503
+        wait_until(lambda: service.get("/readyz") == (503, "draining\n"), "still ready")
+        assert short(service) == 200  # a router may not know yet
+        wait_until(lambda: short(service) == 503, "still open")
         assert service.get("/livez")[0] == 200
-        reader.join()
-        late.join()
-        assert len(reasons) == 16
+        assert finish() == 200
+        assert sum(reason is not None for reason in reading.result()) == 16
         assert service.process.wait(20) == 0
         assert service.termination().code == 0
 

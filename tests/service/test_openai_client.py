@@ -125,7 +125,7 @@ def test_answers_do_not_depend_on_what_runs_beside_them(client):
         ({"max_tokens": POSITIONS}, "prompt", "context_length_exceeded"),
         ({"n": 100}, "n", "too_many_texts"),
         ({"logprobs": 3}, "logprobs", "invalid_value"),
-        ({"extra_body": {"tempreature": 1}}, "tempreature", "invalid_value"),
+        ({"extra_body": {"top_n": 1}}, "top_n", "invalid_value"),
     ],
 )
 def test_a_bad_request_is_refused_by_its_field(client, values, param, code):
