@@ -1,6 +1,8 @@
 import json
 import re
 
+import pytest
+
 from controller.cluster import metrics
 from pangu_core.launch.metrics import prometheus_text
 from pangu_core.messages import Progress
@@ -18,10 +20,11 @@ def test_alerts_and_dashboard_ask_for_metrics_that_exist(render):
     assert named - {"pangu_job"} <= _metrics(), "pangu_job is a label"
 
 
-def test_monitors_look_where_the_controller_does(render):
-    monitor = find(render(EVERYTHING), "PodMonitor", "pangu-trainers")["spec"]
+@pytest.mark.parametrize("name", ["pangu-trainers", "pangu-services"])
+def test_monitors_look_where_the_controller_does(render, name):
+    monitor = find(render(EVERYTHING), "PodMonitor", name)["spec"]
     assert monitor["namespaceSelector"] == {"matchNames": ["research", "products"]}
-    everywhere = find(render(EVERYWHERE), "PodMonitor", "pangu-trainers")["spec"]
+    everywhere = find(render(EVERYWHERE), "PodMonitor", name)["spec"]
     assert everywhere["namespaceSelector"] == {"any": True}
 
 

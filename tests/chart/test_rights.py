@@ -1,4 +1,4 @@
-from controller.cluster.kinds import LEASE
+from controller.cluster.kinds import AUTOSCALER, LEASE, SCALED_OBJECT
 from controller.cluster.manager import LEASE_NAME, Settings, sources
 from controller.cluster.territory import MARK
 from tests.chart.variants import LEAST, VARIANTS, arguments, find
@@ -13,13 +13,29 @@ def test_no_rule_has_a_wildcard_or_a_secret(render, values):
 
 
 def test_every_kind_that_is_watched_may_be_listed(render):
-    manifests = render({"watch": {"nodes": True}})
+    manifests = render({"watch": {"nodes": True, "autoscalers": True}})
     namespaced = find(manifests, "Role")["rules"]
     cluster = find(manifests, "ClusterRole", "pangu-controller-research-nodes")["rules"]
-    settings = Settings(identity="a", lease_namespace="b", namespaces=("b",), watch_nodes=True)
+    settings = Settings(
+        identity="a",
+        lease_namespace="b",
+        namespaces=("b",),
+        watch_nodes=True,
+        watch_autoscalers=True,
+    )
     for source in sources(settings):
         allowed = _verbs(namespaced if source.kind.namespaced else cluster, source.kind)
         assert {"list", "watch"} <= allowed, source.kind.plural
+
+
+def test_autoscalers_may_be_made_only_where_that_is_asked_for(render):
+    without, given = (
+        find(render({"watch": {"autoscalers": each}}), "Role")["rules"] for each in (False, True)
+    )
+    for kind in (AUTOSCALER, SCALED_OBJECT):
+        assert _verbs(without, kind) == set()
+        assert _verbs(given, kind) == {"get", "list", "watch", "create", "patch", "delete"}
+    assert "--watch-autoscalers" in arguments(render({"watch": {"autoscalers": True}}))
 
 
 def test_the_lease_is_the_only_one_that_may_be_written(render):

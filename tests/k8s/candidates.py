@@ -117,6 +117,9 @@ WORKSPACES = some(
     size=QUANTITIES,
     accessMode=st.sampled_from(["ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"]),
 )
+AUTOSCALES = some(
+    {"max": COUNTS}, min=COUNTS, waiting=COUNTS, cpuPercent=COUNTS, prometheus=ENDPOINTS
+)
 BLOCKS = {
     "workspace": WORKSPACES,
     "model": MODELS,
@@ -125,7 +128,9 @@ BLOCKS = {
     "tokenizer": PATHS,
     "split": some(always=st.booleans(), tensorParallel=COUNTS),
     "export": some(to=PATHS, format=st.sampled_from(["pangu", "npy"]), endpoint=ENDPOINTS),
-    "serve": some(replicas=st.integers(-1, 3), tensorParallel=COUNTS, pods=PODS),
+    "serve": some(
+        replicas=st.integers(-1, 3), tensorParallel=COUNTS, pods=PODS, autoscale=AUTOSCALES
+    ),
     "suspend": st.booleans(),
     "limits": some(pendingSeconds=COUNTS, gpuHours=st.sampled_from([0, 1, 2.5])),
     "pods": PODS,
