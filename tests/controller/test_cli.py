@@ -144,6 +144,17 @@ def test_the_control_plane_never_loads_torch():
     assert json.loads(out.stdout.splitlines()[-1]) == [[0, 0], []]
 
 
+def test_no_verb_loads_torch():
+    program = (
+        "import importlib, json, sys\n"
+        "from controller.cli import VERBS\n"
+        "for place, _ in VERBS.values(): importlib.import_module(place.partition(':')[0])\n"
+        "print(json.dumps([m for m in ('torch', 'numpy', 'fsspec') if m in sys.modules]))\n"
+    )
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, cwd=ROOT)
+    assert json.loads(out.stdout) == []
+
+
 def test_help_and_validate_load_only_what_they_need():
     program = (
         "import json, sys\n"
