@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from pangu_core import log
 from pangu_core.config.stages import TrainConfig
@@ -20,8 +21,8 @@ from pangu_core.training.signals import StopRequests
 ERROR_FILE_VARIABLE = "PANGU_ERROR_FILE"
 
 
-def main() -> int:
-    """Train; an error is left in the file that the launcher named."""
+def main() -> NoReturn:
+    """Train, and end; an error is left in the file that the launcher named."""
     die_with_parent()
     rank, round_number = (int(os.environ.get(name, "0")) for name in ("RANK", "PANGU_ROUND"))
     name_this_process(rank_name(rank, round_number))
@@ -30,13 +31,15 @@ def main() -> int:
     stop.listen()
     try:
         code = train(stop, round_number).code
-        stop.ignore()
-        return code
     except Exception as error:  # the border: the launcher reads what is left here
         traceback.print_exc()
-        sys.stderr.flush()
         code = RendezvousError.exit_code if is_lost_peer(error) else _leave_message(error)
-        os._exit(code)  # at once: taking the process group down would wait for peers
+    # At once. After an error, taking the process group down would wait for peers. And Python's
+    # own end takes seconds with all that torch loaded; it first gives signal handlers back, so
+    # that a second request to stop would kill a rank that has saved, and make it look lost.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def train(stop: StopRequests, round_number: int) -> Outcome:
@@ -60,4 +63,4 @@ def _leave_message(error: Exception) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -29,7 +29,7 @@ MODULES: Final = (
 GENTLE: Final = 10
 
 
-def main() -> int:
+def main() -> None:
     """Become a rank once the launcher needs one; end if it never does."""
     die_with_parent()
     if "--gently" in sys.argv[1:]:
@@ -41,8 +41,7 @@ def main() -> int:
         _load()
     name_this_process(SPARE_NAME)
     wait_for_place()
-    code: int = importlib.import_module(RANK).main()
-    return code
+    importlib.import_module(RANK).main()
 
 
 def _load() -> None:
@@ -58,4 +57,4 @@ def _load_gently() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

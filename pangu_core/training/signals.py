@@ -27,15 +27,6 @@ class StopRequests:
         signal.signal(signal.SIGUSR1, self._on_regroup)
         faulthandler.register(signal.SIGUSR2, all_threads=True)
 
-    def ignore(self) -> None:
-        """Ignore every further request: what this rank ends with is decided.
-
-        Python gives handlers back before a process has ended, and the signal would then kill it:
-        a rank that saved and left would count as lost.
-        """
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_IGN)
-
     def _on_terminate(self, number: int, frame: FrameType | None) -> None:
         self.must_go = True
 
