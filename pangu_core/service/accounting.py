@@ -6,6 +6,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pangu_core.service.health import Health
@@ -56,6 +57,8 @@ class Accounting:
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
+                if self._health.draining:  # the client's next request goes to another pod
+                    MutableHeaders(scope=message)["Connection"] = "close"
             await send(message)
 
         self._health.num_open += 1

@@ -82,6 +82,11 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._on_signal(sig)
 
+    def close_idle(self) -> None:
+        """Close the connections without a request; the others close behind their answer."""
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+
 
 class _Run:
     """One service's life."""
@@ -139,6 +144,7 @@ class _Run:
         cut_at = asked_at + self._times.grace - MARGIN_SECONDS
         await _wait(min(asked_at + self._times.delay, cut_at), lambda: self._is_interrupted)
         self._health.closed = True
+        self._server.close_idle()
         await _wait(cut_at, lambda: self._is_idle() or self._is_impatient)
         if self._is_idle():
             return True

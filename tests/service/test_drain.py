@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -46,11 +47,23 @@ def half_sent(service: Running) -> Iterator[Callable[[], int]]:
         yield finish
 
 
+@contextlib.contextmanager
+def idle_connection(service: Running) -> Iterator[socket.socket]:
+    """A connection that a client keeps for its next request."""
+    connection = http.client.HTTPConnection(urlsplit(service.url).netloc, timeout=60)
+    with contextlib.closing(connection):
+        connection.request("GET", "/livez")
+        connection.getresponse().read()
+        assert connection.sock is not None
+        yield connection.sock
+
+
 def test_sigterm_turns_traffic_away_first_and_lets_what_runs_end(workspace, tmp_path):
     settings = {"maxBatch": 4, "maxQueue": 40, "drainDelaySeconds": 4.0}
     with (
         running_pod(workspace, tmp_path, **settings) as service,
         half_sent(service) as finish,
+        idle_connection(service) as idle,
         ThreadPoolExecutor(1) as pool,
     ):
         stream = service.client().completions.create(**LONG)
@@ -58,9 +71,12 @@ def test_sigterm_turns_traffic_away_first_and_lets_what_runs_end(workspace, tmp_
         reading = pool.submit(lambda: [chunk.choices[0].finish_reason for chunk in stream])
         service.terminate()
         wait_until(lambda: service.get("/readyz") == (503, "draining\n"), "still ready")
-        assert short(service) == 200  # a router may not know yet
+        # A router may not know yet, but the client's next request is to find another pod.
+        late = service.client().completions.with_raw_response.create(**SHORT)
+        assert (late.status_code, late.headers["connection"]) == (200, "close")
         wait_until(lambda: short(service) == 503, "still open")
         assert service.get("/livez")[0] == 200
+        assert idle.recv(1) == b""  # closed
         assert finish() == 200
         assert sum(reason is not None for reason in reading.result()) == 16
         assert service.process.wait(20) == 0
