@@ -48,7 +48,7 @@ EXIT_LOST_LEASE = 1
     help="YAML file of what the pods of every job get where it does not say otherwise.",
 )
 @click.option("--store-image", default=STORE_IMAGE, show_default=True, help="Image of the store.")
-@click.option("--workers", default=4, show_default=True, help="Jobs worked on at one time.")
+@click.option("--workers", default=16, show_default=True, help="Jobs worked on at one time.")
 @click.option("--probe-port", default=8081, show_default=True, help="Port of health and metrics.")
 @click.option("--progress-port", default=8080, show_default=True, help="Port of the launchers.")
 @click.option("--context", help="Context of the kubeconfig, outside a cluster.")

@@ -80,7 +80,7 @@ class Controller(Settings):
 
     replicas: Annotated[int, Field(ge=1, le=10)] = 2
     """One works, the others wait for its Lease."""
-    workers: Annotated[int, Field(ge=1, le=64)] = 4
+    workers: Annotated[int, Field(ge=1, le=64)] = 16
     """Jobs that are worked on at one time."""
     resources: Resources = Resources(
         requests={"cpu": "100m", "memory": "128Mi"}, limits={"memory": "512Mi"}

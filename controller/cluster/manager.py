@@ -49,7 +49,7 @@ class Settings:
     namespaces: tuple[str, ...] = ()  # none: all
     pod_defaults: PodSettings = field(default_factory=PodSettings)  # of every job and service
     store_image: str = ""
-    workers: int = 4
+    workers: int = 16
     watch_nodes: bool = False
     watch_autoscalers: bool = False
     watch_queues: bool = False
