@@ -4,8 +4,9 @@ from typing import Any, Final
 
 from k8s import names
 from k8s.blocks import WorkspaceBlock
+from k8s.metadata import Metadata
 from k8s.placement import PodSettings, Resources
-from k8s.spec import Metadata, PanguJob, PanguService, ServiceSpec
+from k8s.spec import PanguJob, PanguService, ServiceSpec
 from pangu_core.config.stages import ServeConfig
 from pangu_core.workspace import RunPaths
 

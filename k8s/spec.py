@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from k8s import names, not_built
 from k8s.blocks import (
@@ -27,60 +27,14 @@ from k8s.blocks import (
     WorkspacePath,
     is_in_a_store,
 )
+from k8s.metadata import Metadata
 from k8s.placement import PodsByStage, PodSettings, Resources
 from pangu_core.config.base import Settings, divisors
 from pangu_core.config.train import TrainSettings
 from pangu_core.errors import ConfigError
 from pangu_core.loading import apply_overrides, broken_rule, load, nearest, parse_yaml, read_yaml
 
-# What an API server adds to metadata; read back without complaint, and dropped.
-SERVER_FIELDS: Final = frozenset(
-    {
-        "creationTimestamp",
-        "deletionGracePeriodSeconds",
-        "deletionTimestamp",
-        "finalizers",
-        "managedFields",
-        "ownerReferences",
-        "resourceVersion",
-        "selfLink",
-    }
-)
 _UID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_DNS_1035: Final = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
-
-
-def _object_name(name: str) -> str:
-    if not _DNS_1035.fullmatch(name):
-        raise broken_rule(
-            "must be lower-case letters, digits and '-', begin with a letter, not end with '-'",
-            "choose another name",
-        )
-    if len(name) > names.JOB_NAME_LIMIT:
-        raise broken_rule(
-            f"must have at most {names.JOB_NAME_LIMIT} characters, so that the names of its pods "
-            f"fit in {names.NAME_LIMIT}",
-            f"shorten it by {len(name) - names.JOB_NAME_LIMIT}",
-        )
-    return name
-
-
-class Metadata(Settings):
-    """Kubernetes' metadata, as far as it matters here."""
-
-    name: Annotated[str, AfterValidator(_object_name)]
-    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")] | None = None
-    labels: dict[str, str] = Field(default_factory=dict)
-    annotations: dict[str, str] = Field(default_factory=dict)
-    uid: str | None = None
-    generation: int | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_server_fields(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        return {key: value for key, value in values.items() if key not in SERVER_FIELDS}
 
 
 class JobSpec(Settings):
