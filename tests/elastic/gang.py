@@ -18,16 +18,16 @@ from typing import Any, Self, TypeVar
 from urllib.request import urlopen
 
 import numpy as np
-import psutil
 
 from pangu_core.config.stages import TrainConfig
 from pangu_core.data.token_files import TokenFileWriter
-from pangu_core.launch.rank_names import SPARE_NAME, read_rank_name
+from pangu_core.launch.rank_names import SPARE_NAME
 from pangu_core.messages import Termination
 from pangu_core.rendezvous.membership import Timing
 from pangu_core.rendezvous.ports import free_port
 from pangu_core.workspace import RunPaths
 from tests.elastic import traces
+from tests.elastic.processes import children_of, place_of
 
 T = TypeVar("T")
 CHECKOUT = Path(__file__).parents[2]
@@ -222,21 +222,21 @@ class Gang:
         """Live training processes of one launcher, or of all, in rank order."""
         found = []
         for launcher in [name] if name else list(self.launchers):
-            for process in _children(self.launchers[launcher].pid):
-                place = _place_of(process)
+            for process in children_of(self.launchers[launcher].pid):
+                place = place_of(process)
                 if place is not None:
                     found.append(Rank(process.pid, *place, launcher))
         return sorted(found, key=lambda r: (r.round, r.rank))
 
     def spares(self, name: str) -> list[int]:
         """Process numbers of what a launcher keeps ready for its next round."""
-        children = _children(self.launchers[name].pid)
+        children = children_of(self.launchers[name].pid)
         return sorted(c.pid for c in children if c.is_running() and c.name() == SPARE_NAME)
 
     def close(self) -> None:
         """End everything that was started."""
         for process in self._started:
-            doomed = _children(process.pid) if process.poll() is None else []
+            doomed = children_of(process.pid) if process.poll() is None else []
             process.kill()
             process.wait()
             for child in doomed:
@@ -363,38 +363,6 @@ class Gang:
 
     def _termination_path(self, name: str) -> Path:
         return self.folder / "pods" / name / "termination"
-
-
-def has_ended(pid: int) -> bool:
-    """Whether a process is gone, or waits for its parent to notice."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
-def _children(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children()
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _place_of(process: psutil.Process) -> tuple[int, int] | None:
-    """Rank and round of a training process; None for a spare one, and for one that has ended."""
-    try:
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        if place := read_rank_name(process.name()):
-            return place
-        variables = process.environ()  # until it has a name; a spare's tell no round
-    except (psutil.Error, OSError):
-        return None
-    return (
-        (int(variables["RANK"]), int(variables["PANGU_ROUND"]))
-        if "PANGU_ROUND" in variables
-        else None
-    )
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

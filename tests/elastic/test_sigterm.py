@@ -6,7 +6,7 @@ import time
 import psutil
 import pytest
 
-from tests.elastic.gang import has_ended
+from tests.elastic.processes import has_ended
 from tests.elastic.traces import distance
 
 pytestmark = [pytest.mark.parallel, pytest.mark.timeout(900)]
