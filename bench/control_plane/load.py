@@ -1,5 +1,6 @@
 """Creates many PanguJobs at once and notes when each one's PyTorchJob is seen."""
 
+import contextlib
 import json
 import threading
 import time
@@ -102,12 +103,14 @@ class Load:
 
     def _follow(self, version: str) -> None:
         query = f"?watch=1&resourceVersion={version}&timeoutSeconds=3600"
-        for line in _lines(self._cluster.open("GET", self._trainers + query)):
-            event = json.loads(line)
-            job = event["object"]["metadata"]["labels"][names.JOB_LABEL]
-            with self._changed:
-                self._seen.setdefault(job, time.monotonic())
-                self._changed.notify_all()
+        # It ends with the API server.
+        with contextlib.suppress(urllib3.exceptions.HTTPError, OSError):
+            for line in _lines(self._cluster.open("GET", self._trainers + query)):
+                event = json.loads(line)
+                job = event["object"]["metadata"]["labels"][names.JOB_LABEL]
+                with self._changed:
+                    self._seen.setdefault(job, time.monotonic())
+                    self._changed.notify_all()
 
 
 def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
