@@ -73,7 +73,7 @@ class Actuator:
             )
         elif isinstance(action, MakeClaim):
             for manifest in render_claim(job):
-                self._ensure(CLAIM, manifest, job.metadata.namespace)
+                self._make_claim(manifest, job.metadata.namespace)
         elif isinstance(action, Serve):
             self._serve(read_job(item), action)  # without the cluster's defaults for jobs
         elif isinstance(action, Remove):
@@ -116,6 +116,15 @@ class Actuator:
             )
         stored = self._api.apply(SERVICE, manifest_of(service), manager=COMPONENT)
         self._cache.put(SERVICE, projected(SERVICE, stored))
+
+    def _make_claim(self, manifest: Object, namespace: str | None) -> None:
+        try:
+            stored = self._api.create(CLAIM, manifest, namespace, fieldManager=COMPONENT)
+        except ApiError as error:
+            if not error.is_conflict:  # somebody's claim of that name: its watch tells of it
+                raise
+        else:
+            self._cache.put(CLAIM, projected(CLAIM, stored))
 
     def _ensure(self, kind: Kind, manifest: Object, namespace: str | None) -> Object:
         """Create an object unless it exists; returns it as it is stored."""

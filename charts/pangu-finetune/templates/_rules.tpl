@@ -20,13 +20,13 @@ service consists of is applied. Secrets are never read.
   verbs: [update]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [list, watch, delete]
+  verbs: [list, watch]
 - apiGroups: [""]
   resources: [configmaps, services]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [get, list, watch, create]
+  verbs: [list, watch, create]
 - apiGroups: [""]
   resources: [events]
   verbs: [list, create]
@@ -42,6 +42,12 @@ service consists of is applied. Secrets are never read.
 - apiGroups: [kubeflow.org]
   resources: [pytorchjobs]
   verbs: [get, list, watch, create, patch, delete]
+{{- if .Values.watch.nodes }}
+# Those that a lost node will never end.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [delete]
+{{- end }}
 {{- if .Values.watch.queues }}
 - apiGroups: [kueue.x-k8s.io]
   resources: [workloads]
