@@ -7,7 +7,7 @@ from k8s import names
 from pangu_core.messages import Progress
 from tests.cluster.access import eventually
 from tests.cluster.behaviour import Behaviour, Pod
-from tests.cluster.jobs import DONE, JOB, PATIENCE_SECONDS, until_training
+from tests.cluster.jobs import DONE, JOB, PATIENCE_SECONDS, condition, until_training
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -69,3 +69,10 @@ def test_a_pod_of_the_job_tells_a_webhook_of_its_end_once(jobs):
     jobs.wait(lambda s: s["observedGeneration"] == 2)
     with pytest.raises(ApiException, match="404"):
         jobs.cluster.request("GET", path)
+
+
+def test_an_input_that_can_name_no_files_is_refused_before_anything_runs(jobs):
+    jobs.create(data={"input": "corpus/"})
+    status = jobs.wait(lambda s: condition(s, "Accepted").get("status") == "False")
+    assert "data.input: corpus/: is a folder" in condition(status, "Accepted")["message"]
+    assert jobs.stand_in.pods() == []
