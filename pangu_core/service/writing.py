@@ -4,6 +4,7 @@ Lives on the event loop; the engine's thread only puts tokens into its queue.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -121,7 +122,8 @@ class Writing:
         loop = asyncio.get_running_loop()
 
         def deliver(event: Event) -> None:
-            loop.call_soon_threadsafe(self._events.put_nowait, event)
+            with contextlib.suppress(RuntimeError):  # at the end the loop may go before the engine
+                loop.call_soon_threadsafe(self._events.put_nowait, event)
 
         self._request = served.engine.submit(order.rows, deliver)
 
