@@ -239,7 +239,9 @@ class DataBlock(Remote, DataSettings):
                 raise ConfigError(
                     "data.input",
                     seen=each,
-                    rule="is a pattern, which the web does not know" if is_pattern else "is a folder",
+                    rule="is a pattern, which the web does not know"
+                    if is_pattern
+                    else "is a folder",
                     fix="name one file" if is_pattern else "name its files, such as *.txt",
                 )
         return self
