@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pangu_core.errors import EXIT_REJOIN, EXIT_STOPPED, RendezvousError
 from pangu_core.launch.parent_death import die_with_parent
-from pangu_core.launch.rank_names import SPARE_NAME, name_this_process
+from pangu_core.launch.rank_names import SPARE_NAME, name_this_process, rank_name
 from pangu_core.launch.starter import PLACE_VARIABLE, wait_for_place
 from pangu_core.training.heartbeat import HEARTBEAT_VARIABLE, Heartbeat
 from pangu_core.training.signals import StopRequests
@@ -44,6 +44,7 @@ def main() -> None:
         importlib.import_module("torch.distributed")
         name_this_process(SPARE_NAME)
         wait_for_place()
+        name_this_process(rank_name(int(os.environ["RANK"]), int(os.environ["PANGU_ROUND"])))
     notes = Notes(Path(os.environ[NOTES_VARIABLE]))
     notes.add("python")
     stop = StopRequests()

@@ -184,7 +184,7 @@ class TrainSettings(Settings):
     restarts: RestartsConfig = RestartsConfig()
     """The restart budget."""
     warm_spares: bool = True
-    """Keep one more process for each rank, with its libraries loaded (250 MB of memory, no GPU's):
+    """Keep one more process for each rank, with its libraries loaded (260 to 370 MB of memory, no GPU's):
     a lost rank is replaced some seconds sooner."""
     hang: HangConfig = HangConfig()
     """Stall detection."""
