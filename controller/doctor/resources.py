@@ -56,8 +56,8 @@ def gpus(server: Server) -> Iterator[Finding]:
     """Nodes that have GPUs to give."""
     nodes = server.request("GET", NODE.path())["items"]
     counts = {
-        node["metadata"]["name"]: int(
-            node["status"].get("allocatable", {}).get(names.GPU_RESOURCE, 0)
+        node["metadata"]["name"]: _count(
+            node["status"].get("allocatable", {}).get(names.GPU_RESOURCE, "0")
         )
         for node in nodes
     }
@@ -70,6 +70,11 @@ def gpus(server: Server) -> Iterator[Finding]:
         return
     fix = "install the NVIDIA device plugin, or ask for no GPUs: pods.resources: {}"
     yield Finding("GPU nodes", "note", f"no {names.GPU_RESOURCE} on {len(counts)} nodes", fix)
+
+
+def _count(quantity: str) -> int:
+    """A whole number as the API server writes it: a thousand is 1k."""
+    return 1_000 * int(quantity[:-1]) if quantity.endswith("k") else int(quantity)
 
 
 def _is_default(item: dict[str, dict[str, dict[str, str]]]) -> bool:

@@ -149,10 +149,10 @@ def test_claims_are_listed_with_their_access_modes():
 def test_gpus_are_counted():
     nodes = [
         {"metadata": {"name": n}, "status": {"allocatable": {"nvidia.com/gpu": c}}}
-        for n, c in (("a", "8"), ("b", "0"))
+        for n, c in (("a", "8"), ("b", "0"), ("c", "1k"))
     ]
     [finding] = look(gpus, {"/api/v1/nodes": {"items": nodes}})
-    assert finding.seen == "8 nvidia.com/gpu on 1 of 2 nodes"
+    assert finding.seen == "1008 nvidia.com/gpu on 2 of 3 nodes"
     assert states(gpus, {"/api/v1/nodes": {"items": []}}) == ["note"]
 
 
