@@ -1,6 +1,7 @@
 """YAML to settings and back: strict keys with the nearest valid one, and ``--set a.b=c``."""
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -197,7 +198,8 @@ def _without_union_members(location: tuple[int | str, ...], values: Any) -> tupl
     return tuple(path)
 
 
-def _valid_keys(cls: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+@functools.cache  # a schema takes milliseconds, and a controller may refuse thousands of forms
+def _valid_keys(cls: type[BaseModel], path: tuple[int | str, ...]) -> tuple[str, ...]:
     """Aliases of the model that the path leads to."""
     schema = cls.model_json_schema(by_alias=True)
     node: dict[str, Any] = schema
@@ -207,7 +209,7 @@ def _valid_keys(cls: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
             node = node.get("items", {})
         else:
             node = node.get("properties", {}).get(part, node)
-    return list(_follow(schema, node).get("properties", {}))
+    return tuple(_follow(schema, node).get("properties", {}))
 
 
 def _follow(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
