@@ -140,8 +140,7 @@ class BatchEngine:
         try:
             while self._has_work():
                 self._let_go()
-                while self._take_next():
-                    self._enter()
+                self._let_in()
                 if self._decoder is not None:
                     self._step(self._decoder)
         except Exception as error:  # the border of the thread: whoever waits must hear of it
@@ -166,6 +165,16 @@ class BatchEngine:
             self._decoder.drop(numbers)
             if not self._running:
                 self._decoder = None
+
+    def _let_in(self) -> None:
+        """Let rows join: no more than there are places, as those that run wait for this.
+
+        A row may end with its first token, so places do not fill up by letting rows in.
+        """
+        for _ in range(self.places - len(self._running)):
+            if not self._take_next():
+                return
+            self._enter()
 
     def _take_next(self) -> bool:
         """Move the row that waits longest to the door, if there is a place for it."""

@@ -111,6 +111,24 @@ def test_an_aborted_row_makes_room_and_the_others_go_on(engine, alone):
     assert (engine.stats().waiting, engine.stats().running) == (0, 0)
 
 
+def test_short_texts_without_end_do_not_hold_up_a_long_one(model, alone):
+    engine, events, enough = start(model), queue.Queue(), threading.Event()
+    short = row(0, max_new_tokens=1)
+
+    def again(event: Token) -> None:
+        if not enough.is_set():
+            engine.submit([short], again)
+
+    for _ in range(3):
+        engine.submit([short], again)
+    engine.submit([row(5)], events.put)
+    try:
+        assert [events.get(timeout=20).token_id for _ in alone[5]] == alone[5]
+    finally:
+        enough.set()
+        engine.stop()
+
+
 class Breaking:
     """A model whose scores are not finite for prompts that begin with 77."""
 
