@@ -71,7 +71,7 @@ class Starter:
     def warm_up(self, *, gently: bool) -> None:
         """Start the spares that are missing, where there is memory for them."""
         missing = self._count - len(self._spares)
-        if not missing:
+        if missing <= 0:
             return
         free = room().available
         if free < missing * SPARE_BYTES:
@@ -81,7 +81,12 @@ class Starter:
             self._count = len(self._spares)
             return
         command = (*self._spare_command, *(["--gently"] if gently else []))
-        self._spares += [self._begin_spare(command) for _ in range(missing)]
+        try:
+            for _ in range(missing):
+                self._spares.append(self._begin_spare(command))
+        except OSError as error:  # no more processes, say: ranks that train are not to end by it
+            logger.warning("no more spare processes: %s", error)
+            self._count = len(self._spares)
 
     def _begin_spare(self, command: Sequence[str]) -> _Spare:
         reader, writer = os.pipe()

@@ -1,5 +1,6 @@
 """Processes kept ready for the next round."""
 
+import errno
 import json
 import os
 import sys
@@ -56,6 +57,10 @@ def children() -> list[psutil.Process]:
     return [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
 
 
+def num_files() -> int:
+    return psutil.Process().num_fds()
+
+
 def start(starter: Starter, base: dict[str, str]) -> dict[str, str]:
     started = starter.start({"RANK": "3"})
     assert started.process.wait(60) == 0
@@ -105,6 +110,24 @@ def test_no_spare_is_started_where_memory_is_short(starter, monkeypatch):
     monkeypatch.setattr(module, "room", lambda: Room(module.SPARE_BYTES - 1, 10**12))
     starter.warm_up(gently=False)
     assert children() == []
+
+
+def test_a_spare_that_cannot_be_started_is_done_without(base, monkeypatch):
+    real, calls = module.subprocess.Popen, []
+
+    def refuse_the_second(*arguments, **rest):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return real(*arguments, **rest)
+
+    monkeypatch.setattr(module.subprocess, "Popen", refuse_the_second)
+    starter, files = Starter(COMMAND, base, spare_command=COMMAND, spares=2), num_files()
+    starter.warm_up(gently=True)
+    starter.warm_up(gently=True)
+    assert (len(calls), len(children())) == (2, 1)
+    starter.close()
+    assert (children(), num_files()) == ([], files)
 
 
 def test_a_spare_beside_training_ranks_is_told_to_be_gentle(starter):
