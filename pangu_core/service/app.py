@@ -10,13 +10,13 @@ from typing import Any, Final
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from pangu_core.errors import ConfigError
 from pangu_core.service import answers, metrics
-from pangu_core.service.accounting import COMPLETIONS, Accounting
+from pangu_core.service.accounting import CLIENT_LEFT, COMPLETIONS, Accounting
 from pangu_core.service.answers import ApiError
 from pangu_core.service.completions import Completions
 from pangu_core.service.health import Health
@@ -135,6 +135,8 @@ async def _read_json(request: Request) -> Any:
                     raise ApiError(413, f"the body must have at most {MAX_BODY_BYTES} bytes")
     except TimeoutError as error:
         raise ApiError(408, f"the body must arrive within {BODY_SECONDS:.0f} s") from error
+    except ClientDisconnect as error:
+        raise ApiError(CLIENT_LEFT, "the client went away") from error
     try:
         return json.loads(bytes(body))
     except (ValueError, RecursionError) as error:

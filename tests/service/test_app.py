@@ -177,6 +177,24 @@ def test_a_body_that_is_no_json_or_too_long_is_refused(site, body, status):
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
+def test_a_client_that_leaves_while_it_sends_is_no_failure_of_ours(site):
+    messages = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> dict:
+        return messages.pop(0)
+
+    async def send(message: dict) -> None:
+        pass
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+    asyncio.run(site.service.app(scope, receive, send))
+    metrics = site.ask("GET", "/metrics").text
+    assert 'pangu_serve_requests_total{status="499"} 1.0' in metrics
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
