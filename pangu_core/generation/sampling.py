@@ -52,6 +52,7 @@ def penalise(scores_BV: torch.Tensor, seen_BV: torch.Tensor, penalty: float) -> 
 
 def heat(scores_BV: torch.Tensor, temperature: float) -> torch.Tensor:
     """Divide by a temperature above 0; the best score becomes 0, so that none can overflow."""
+    temperature = max(temperature, torch.finfo(scores_BV.dtype).tiny)  # less may be 0 as such
     return (scores_BV - scores_BV.amax(dim=-1, keepdim=True)) / temperature
 
 
