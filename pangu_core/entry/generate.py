@@ -133,15 +133,32 @@ def service_writer(client: Client) -> Write:
     """A service, asked for some prompts at a time."""
 
     def write(prompts: Sequence[str], settings: GenerationSettings) -> Iterator[Said]:
-        for start in range(0, len(prompts), settings.batch_size):
-            part = prompts[start : start + settings.batch_size]
+        for part in parts(prompts, settings.batch_size):
             texts = [""] * len(part)
-            for number, text, reason in client.stream(part, settings):
-                texts[number] += text
-                facts = {"text": texts[number], "finish_reason": reason} if reason else None
-                yield Said(start + number, text, facts)
+            for index, text, reason in client.stream([prompts[n] for n in part], settings):
+                texts[index] += text
+                facts = {"text": texts[index], "finish_reason": reason} if reason else None
+                yield Said(part[index], text, facts)
 
     return write
+
+
+def parts(prompts: Sequence[str], size: int) -> Iterator[list[int]]:
+    """Numbers of the prompts to ask for together, at most so many unless they are equal.
+
+    Equal prompts go together, as a service tells their draws apart within one request only.
+    """
+    equal: dict[str, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        equal.setdefault(prompt, []).append(number)
+    part: list[int] = []
+    for numbers in equal.values():
+        if part and len(part) + len(numbers) > size:
+            yield part
+            part = []
+        part = part + numbers
+    if part:
+        yield part
 
 
 def read_key(path: str | None) -> str | None:

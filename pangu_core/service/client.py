@@ -16,6 +16,13 @@ _EVENT: Final = b"data: "
 _END: Final = b"[DONE]"
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Goes nowhere else: the key is for the address that the user named."""
+
+    def redirect_request(self, *_args: object, **_more: object) -> None:
+        """Follow nothing; the answer is then an error."""
+
+
 class Client:
     """A service, by its address.
 
@@ -24,11 +31,11 @@ class Client:
         key: an API key, if it asks for one.
 
     Raises:
-        ConfigError: that is no address.
+        ConfigError: that is no address, or no key.
     """
 
     def __init__(self, url: str, key: str | None) -> None:
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+        if not _is_address(url):
             raise ConfigError(
                 "--service",
                 seen=url,
@@ -37,6 +44,13 @@ class Client:
             )
         self._url = url.rstrip("/").removesuffix("/v1")
         self._headers = {"Content-Type": "application/json"}
+        if key and not (key.isascii() and key.isprintable()):
+            raise ConfigError(
+                "API key",
+                seen="characters that no header can hold",
+                rule="must be printable ASCII",
+                fix="write it again, without a line break",
+            )
         if key:
             self._headers["Authorization"] = f"Bearer {key}"
         self._model: str | None = None
@@ -51,8 +65,7 @@ class Client:
             RemoteError: it cannot be reached, is busy, or breaks off.
         """
         if self._model is None:
-            with self._open("/v1/models") as response:
-                self._model = str(json.load(response)["data"][0]["id"])
+            self._model = self._name()
         with self._open("/v1/completions", _body(self._model, prompts, settings)) as response:
             for event in self._events(response):
                 if "error" in event:
@@ -60,17 +73,26 @@ class Client:
                 for choice in event["choices"]:
                     yield choice["index"], choice["text"], choice["finish_reason"]
 
+    def _name(self) -> str:
+        """What the service calls its model."""
+        with self._open("/v1/models") as response:
+            try:
+                return str(json.load(response)["data"][0]["id"])
+            except (OSError, HTTPException) as error:
+                raise self._unreachable(str(error)) from error
+            except (ValueError, LookupError, TypeError) as error:
+                raise self._unreachable("what came is not an answer of such a service") from error
+
     def _open(self, path: str, body: dict[str, Any] | None = None) -> HTTPResponse:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._url + path, data, self._headers)  # noqa: S310 - checked
         try:
-            response: HTTPResponse = urllib.request.urlopen(  # noqa: S310 - the scheme is checked
-                request, timeout=TIMEOUT_SECONDS
-            )
+            opener = urllib.request.build_opener(_NoRedirect)
+            response: HTTPResponse = opener.open(request, timeout=TIMEOUT_SECONDS)
         except urllib.error.HTTPError as error:
             with error:
                 raise self._refused(error.code, _read_error(error.read())) from error
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             raise self._unreachable(str(getattr(error, "reason", error))) from error
         return response
 
@@ -82,7 +104,7 @@ class Client:
                     if data == _END:
                         return
                     yield json.loads(data)
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, ValueError) as error:
             raise self._unreachable(str(error)) from error
         raise self._unreachable("the answer broke off")
 
@@ -113,6 +135,15 @@ class Client:
             rule=f"must answer ({reason})",
             fix="check the address, and that the service is ready: GET /readyz",
         )
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and parts.port != 0  # reading the port checks it
+    except ValueError:
+        return False
+    return usable and parts.scheme in ("http", "https") and url.isascii() and " " not in url
 
 
 def _body(model: str, prompts: Sequence[str], settings: GenerationSettings) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def test_a_service_writes_what_the_model_here_writes(service, model, tokenizer, 
 
 
 def test_several_prompts_are_answered_in_order(service, model, tokenizer, capsys):
-    prompts = ["四川", "hello", "四川"]
+    prompts = ["四川", "hello", "四川", *"abcdef", *["四川"] * 8]  # more than go into one request
     expected = text.generate(model, tokenizer, prompts, RULES)
     flags = [flag for prompt in prompts for flag in ("--prompt", prompt)]
     command.run(["--service", f"{service.url}/v1/", *flags, "--json", *SHORT])
@@ -64,11 +64,31 @@ def test_a_service_that_is_not_there_is_named():
         command.run(["--service", "http://127.0.0.1:9", "--prompt", "a"])
 
 
+@pytest.mark.parametrize("url", ["http://[bad", "http://host:abc", "http://a b", "host:80"])
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(ConfigError, match="must be an http address"):
+        command.run(["--service", url, "--prompt", "a"])
+
+
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(monkeypatch):
+    monkeypatch.setenv("PANGU_API_KEY", "secret\n")
+    with pytest.raises(ConfigError, match="must be printable ASCII") as caught:
+        command.run(["--service", "http://127.0.0.1:9", "--prompt", "a"])
+    assert "secret" not in str(caught.value)
+
+
 class Breaking(http.server.BaseHTTPRequestHandler):
-    """A service that breaks off in the middle of an answer."""
+    """A service that breaks off in the middle of an answer; below other paths, none at all."""
 
     def do_GET(self) -> None:
-        self.answer(b'{"data": [{"id": "m"}]}')
+        if self.path == "/moved/v1/models":
+            self.send_response(302)
+            self.send_header("Location", "/v1/models")
+            self.end_headers()
+        elif self.path == "/v1/models":
+            self.answer(b'{"data": [{"id": "m"}]}')
+        else:
+            self.answer(b"<html>" if self.path.startswith("/page") else b"[]")
 
     def do_POST(self) -> None:
         choice = b'{"index": 0, "text": "half", "finish_reason": null}'
@@ -97,6 +117,17 @@ def test_an_answer_that_breaks_off_is_no_whole_one(breaking, capsys):
     with pytest.raises(RemoteError, match="broke off"):
         command.run(["--service", breaking, "--prompt", "a"])
     assert capsys.readouterr().out == "half"
+
+
+@pytest.mark.parametrize("path", ["/page", "/list"])
+def test_what_answers_in_another_way_is_no_service(breaking, path):
+    with pytest.raises(RemoteError, match="not an answer of such a service"):
+        command.run(["--service", breaking + path, "--prompt", "a"])
+
+
+def test_a_key_is_not_taken_to_another_address(breaking):
+    with pytest.raises(ConfigError, match="302"):
+        command.run(["--service", f"{breaking}/moved", "--prompt", "a"])
 
 
 def test_asking_a_service_never_loads_torch(service):
