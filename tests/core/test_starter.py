@@ -54,7 +54,9 @@ def said(folder: str) -> dict[str, str]:
 
 
 def children() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+    """Live processes of this test; servers of other tests may run beside them."""
+    live = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+    return [p for p in live if RANK in p.cmdline()]
 
 
 def num_files() -> int:
