@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from pangu_core.data.vocabulary import cache_folder
 from tests.cluster import binaries
@@ -25,11 +24,14 @@ server.start()
 print("port", server.get_host_and_port()[1], flush=True)
 sys.stdin.read()
 """
-# A busy machine is slow at drawing examples, which says nothing about what is tested.
-settings.register_profile(
-    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("any machine")
+if importlib.util.find_spec("hypothesis"):  # not on a machine that runs the GPU's tests alone
+    from hypothesis import HealthCheck, settings
+
+    # A busy machine is slow at drawing examples, which says nothing about what is tested.
+    settings.register_profile(
+        "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("any machine")
 NOT_RUN = pytest.StashKey[dict[str, tuple[int, str]]]()
 
 
